@@ -1,6 +1,7 @@
-//! The facts of an exchange for its step: state, the kernel's figures, where its time went. Called by `conversation`.
+//! The facts of an exchange, a handshake or a greeting for its step: state, the kernel's figures, where its time went. Called by
+//! `conversation`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imaptrace_imap as imap;
 use imaptrace_record::{ClockSource, CommandState, Seconds, Step};
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     clock,
-    net::{kept_waiting, tick},
+    net::{Traffic, kept_waiting, tick},
 };
 
 /// The state of the session before a command (RFC 9051 §3).
@@ -65,11 +66,8 @@ pub(super) fn account(
     driver.rate.learn(&traffic.events, tcp.map_or(0, |tcp| tcp.segment));
     let (events, per_byte) = (&traffic.events, driver.rate.per_byte());
     let round_trip = tcp.and_then(|tcp| tcp.rtt_min);
-    let span = Span { start: *start, end: *end, events, duration: step.duration_s, round_trip };
-    let parts = split(span, per_byte);
-    step.server_s = Some(parts.server);
-    step.network_s = Some(parts.network);
-    step.transfer_s = Some(parts.transfer);
+    let span = Span { start: *start, asked: true, end: *end, events, duration: step.duration_s, round_trip };
+    divide(step, span, per_byte);
     if events.iter().any(|event| !event.sent) {
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }
@@ -83,6 +81,39 @@ pub(super) fn account(
     let Exchange { more, waited, .. } = *exchange;
     let evidence = Evidence { tcp, kernel: traffic.kernel, closed: traffic.closed, more, waited };
     Uncertainty::of_command(span, per_byte, &evidence)
+}
+
+/// The time of a TLS handshake or a greeting, on the line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SetupTime<'a> {
+    pub(super) start: Instant,
+    pub(super) end: Instant,
+    /// See [`Span::asked`].
+    pub(super) asked: bool,
+    pub(super) traffic: &'a Traffic,
+}
+
+/// Notes on the step of a TLS handshake or a greeting where its time went. Returns the error bound.
+pub(super) fn account_setup(
+    step: &mut Step,
+    time: SetupTime<'_>,
+    tcp: Option<&TcpInfoDelta>,
+    driver: &Driver,
+) -> Uncertainty {
+    let SetupTime { start, end, asked, traffic } = time;
+    let round_trip = tcp.and_then(|tcp| tcp.rtt_min);
+    let span = Span { start, asked, end, events: &traffic.events, duration: step.duration_s, round_trip };
+    let per_byte = driver.rate.per_byte();
+    divide(step, span, per_byte);
+    let Traffic { kernel, closed, .. } = *traffic;
+    Uncertainty::of_command(span, per_byte, &Evidence { tcp, kernel, closed, more: false, waited: Duration::ZERO })
+}
+
+fn divide(step: &mut Step, span: Span<'_>, per_byte: u32) {
+    let parts = split(span, per_byte);
+    step.server_s = Some(parts.server);
+    step.network_s = Some(parts.network);
+    step.transfer_s = Some(parts.transfer);
 }
 
 /// The times that the server reports for a command, less those that are longer than it was here. Its clock may be slewed, by a

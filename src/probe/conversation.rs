@@ -14,7 +14,8 @@ use imaptrace_imap::{
 use imaptrace_record::{ErrorType, EventName, ServerText, SpanId, Step, StepEvent, StepName, StepOutcome};
 
 use super::{
-    accounting, classify,
+    accounting::{self, SetupTime},
+    classify,
     driver::Driver,
     exchange::{Exchange, Fault, note_status},
     job::{Cancel, Job, Prober},
@@ -44,6 +45,8 @@ pub(super) struct Conversation<'a> {
     pub(super) addresses: Option<Vec<IpAddr>>,
     /// The connection is under TLS, or is to be in clear text.
     pub(super) trusted: bool,
+    /// The server sent the last bytes of the handshake, so that its greeting takes no round trip (up to TLS 1.2).
+    pub(super) greets_at_once: bool,
 }
 
 /// Why the conversation ends early. What failed is on record already.
@@ -72,7 +75,19 @@ impl<'a> Conversation<'a> {
         let target = job.target.target();
         let deadline = Deadline::after(recorder.start(), target.deadlines.run);
         let trusted = target.security == Security::None;
-        Box::new(Self { prober, job, target, redactor, recorder, deadline, cancel, driver, addresses: None, trusted })
+        Box::new(Self {
+            prober,
+            job,
+            target,
+            redactor,
+            recorder,
+            deadline,
+            cancel,
+            driver,
+            addresses: None,
+            trusted,
+            greets_at_once: false,
+        })
     }
 }
 
@@ -214,11 +229,20 @@ impl Conversation<'_> {
         step.events.shrink_to_fit();
     }
 
-    /// Notes on a step that is no command what the kernel counted on the connection meanwhile, and what that makes uncertain.
-    pub(super) fn note_tcp(&mut self, step: &mut Step) {
+    /// Notes on `connect` what the kernel counted on the connection meanwhile, its round trip, and what that makes uncertain.
+    pub(super) fn note_connect(&mut self, step: &mut Step) {
         if let Some(tcp) = accounting::tcp_delta(step, &mut self.driver) {
-            self.recorder.note_uncertainty(step, Uncertainty::of_setup(step.duration_s.to_duration(), &tcp));
+            // What is left was waiting for other addresses, for a lost segment, or for imaptrace.
+            step.network_s = step.rtt_min_s.map(|round_trip| round_trip.min(step.duration_s));
+            self.recorder.note_uncertainty(step, Uncertainty::of_connect(step.duration_s.to_duration(), &tcp));
         }
+    }
+
+    /// The same on `tls` and `greeting`, whose time is divided.
+    pub(super) fn note_setup(&mut self, step: &mut Step, time: SetupTime<'_>) {
+        let tcp = accounting::tcp_delta(step, &mut self.driver);
+        let uncertainty = accounting::account_setup(step, time, tcp.as_ref(), &self.driver);
+        self.recorder.note_uncertainty(step, uncertainty);
     }
 
     pub(super) fn alert(&self, step: &mut Step, response: &StatusResponse, stamp: Instant) {

@@ -15,6 +15,7 @@ use imaptrace_record::{ErrorType, Run, Seconds, ServerText, SetupStep, Step, Ste
 use tracing::{info, warn};
 
 use super::{
+    accounting::SetupTime,
     classify,
     conversation::{Conversation, Stop},
     exchange::note_status,
@@ -158,7 +159,8 @@ impl Conversation<'_> {
         step.start_s = before;
         step.duration_s = self.recorder.at(end).saturating_sub(before);
         step.received_bytes = Some(progress.received);
-        self.note_tcp(&mut step);
+        let (start, traffic) = (self.recorder.start() + before.to_duration(), self.driver.wire.traffic());
+        self.note_setup(&mut step, SetupTime { start, end, asked: !self.greets_at_once, traffic: &traffic });
         self.refer(&mut step, &progress);
         let response = match result {
             Ok((response, _)) => response,

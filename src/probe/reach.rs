@@ -12,6 +12,7 @@ use imaptrace_record::{
 use tracing::{info, warn};
 
 use super::{
+    accounting::SetupTime,
     certificates, classify,
     conversation::{Conversation, Stop},
     exchange::SecureError,
@@ -125,7 +126,7 @@ impl Conversation<'_> {
         let server = &mut self.recorder.run.server;
         (server.peer, server.local) = (Some(peer), Some(local));
         self.driver.connected();
-        self.note_tcp(&mut step);
+        self.note_connect(&mut step);
         step.delayed_s = won.and_then(|won| {
             let took = won.end.saturating_duration_since(won.start);
             let paused = clock::paused(won.start, won.end, Duration::ZERO);
@@ -160,9 +161,11 @@ impl Conversation<'_> {
             (Ok(()), Some(last)) => last.at,
             _ => clock::now(),
         };
-        self.recorder.time(&mut step, self.driver.wire.first_write().unwrap_or(asked), end);
+        let start = self.driver.wire.first_write().unwrap_or(asked);
+        self.recorder.time(&mut step, start, end);
         step.delayed_s = delay(net::kept_waiting(&traffic.events));
-        self.note_tcp(&mut step);
+        self.note_setup(&mut step, SetupTime { start, end, asked: true, traffic: &traffic });
+        self.greets_at_once = traffic.events.last().is_some_and(|last| !last.sent);
         let hello = self.driver.wire.server_hello();
         let answer = traffic.events.iter().find(|event| !event.sent).filter(|_| hello.is_some());
         let shown = match &result {

@@ -1,4 +1,5 @@
-//! Where a command's time went: server + network + transfer, which add up to its duration (docs/measurement.md).
+//! Where the time of a command, a TLS handshake or a greeting went: server + network + transfer, which add up to its duration
+//! (docs/measurement.md).
 //!
 //! The server's part is the gaps in which it owed us bytes: from our last byte to its first, between its arrivals, and after each
 //! continuation; each less one round trip, and less the time that the bytes at its end need on this line.
@@ -11,7 +12,7 @@ use imaptrace_record::Seconds;
 
 use crate::net::WireEvent;
 
-/// The three parts of a command's duration.
+/// The three parts of a step's duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TimeSplit {
     /// The server owed us bytes and none came.
@@ -27,6 +28,9 @@ pub(super) struct TimeSplit {
 pub(super) struct Span<'a> {
     /// The command's first byte left.
     pub(super) start: Instant,
+    /// The server responds to what we sent, or to the connection, so that a round trip passes before its first byte. False for
+    /// what it sends after its own bytes.
+    pub(super) asked: bool,
     /// Its tagged line was whole, or the command was abandoned.
     pub(super) end: Instant,
     /// What was sent and received meanwhile, in order.
@@ -115,7 +119,7 @@ impl Gap<'_> {
 pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_>> {
     let round_trip = span.round_trip.unwrap_or_default();
     let inside = span.events.iter().filter(move |event| (span.start..=span.end).contains(&event.at));
-    let (mut owed_since, mut asked) = (span.start, true);
+    let (mut owed_since, mut asked) = (span.start, span.asked);
     // Without a response the server owed it until the end. Else the last arrival is the end itself.
     inside.map(Some).chain([None]).filter_map(move |event| {
         let until = event.map_or(span.end, |event| event.at);
@@ -135,14 +139,16 @@ pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_
 /// Splits a step's duration.
 pub(super) fn split(span: Span<'_>, per_byte: u32) -> TimeSplit {
     let server: Duration = gaps(span, per_byte).map(|gap| gap.server).sum();
-    let (mut turns, mut asked) = (0_u32, true);
+    let (mut turns, mut asked) = (0_u32, span.asked);
     for event in span.events.iter().filter(|event| (span.start..=span.end).contains(&event.at)) {
         turns += u32::from(!event.sent && asked);
         asked = event.sent;
     }
     let server = Seconds::from(server).min(span.duration);
     let rest = span.duration.saturating_sub(server);
-    let network = Seconds::from(span.round_trip.unwrap_or_default() * turns.max(1)).min(rest);
+    // A response that never came takes a round trip, too.
+    let turns = turns.max(span.asked.into());
+    let network = Seconds::from(span.round_trip.unwrap_or_default() * turns).min(rest);
     TimeSplit { server, network, transfer: rest.saturating_sub(network) }
 }
 
@@ -167,7 +173,8 @@ mod tests {
             .map(|(at, bytes)| WireEvent::new(start + ms(*at), usize::try_from(bytes.abs()).unwrap(), *bytes < 0))
             .collect();
         let duration = Seconds::from(ms(end));
-        let span = Span { start, end: start + ms(end), events: &events, duration, round_trip: Some(round_trip) };
+        let round_trip = Some(round_trip);
+        let span = Span { start, asked: true, end: start + ms(end), events: &events, duration, round_trip };
         let parts = split(span, pace.per_byte());
         [parts.server, parts.network, parts.transfer].map(|part| part.as_micros() / 1_000)
     }
@@ -190,6 +197,24 @@ mod tests {
     }
 
     #[test]
+    fn a_handshake_is_a_round_trip_for_each_flight_and_a_greeting_one_only_if_our_bytes_came_last() {
+        let none = LineRate::default();
+        // TLS 1.3: the ClientHello, the server's flight after 5 ms of its own, and ours.
+        assert_eq!(details(&[(0, -300), (45, 3_000), (46, -80)], 46, RTT, &none), [5, 40, 1]);
+        // TLS 1.2: two flights of each.
+        assert_eq!(details(&[(0, -300), (45, 3_000), (46, -120), (90, 60)], 90, RTT, &none), [9, 80, 1]);
+        let start = clock::now();
+        let events = [WireEvent::new(start + ms(45), 100, false)];
+        let greeting = |asked| {
+            let (end, duration) = (start + ms(45), Seconds::from(ms(45)));
+            let parts = split(Span { start, asked, end, events: &events, duration, round_trip: Some(RTT) }, 0);
+            [parts.server, parts.network, parts.transfer].map(|part| part.as_micros() / 1_000)
+        };
+        assert_eq!(greeting(true), [5, 40, 0]);
+        assert_eq!(greeting(false), [5, 0, 40], "it followed other bytes of the server's");
+    }
+
+    #[test]
     fn a_server_that_never_answered_owed_us_the_answer_all_the_time() {
         assert_eq!(details(&[(0, -20)], 1000, RTT, &LineRate::default()), [960, 40, 0]);
         assert_eq!(details(&[(0, -20), (40, 7)], 1000, RTT, &LineRate::default()), [920, 40, 40]);
@@ -208,7 +233,8 @@ mod tests {
     fn split_of(events: &[WireEvent], pace: &LineRate) -> TimeSplit {
         let (start, end) = (events[0].at, events.last().unwrap().at);
         let duration = Seconds::from(end - start);
-        split(Span { start, end, events, duration, round_trip: Some(Duration::from_micros(50)) }, pace.per_byte())
+        let round_trip = Some(Duration::from_micros(50));
+        split(Span { start, asked: true, end, events, duration, round_trip }, pace.per_byte())
     }
 
     #[test]
@@ -242,7 +268,7 @@ mod tests {
         #[test]
         fn the_parts_always_add_up_and_none_is_longer_than_the_whole(
             steps in proptest::collection::vec((0_u64..5_000, 1_usize..100_000, any::<bool>()), 0..40),
-            tail in 0_u64..5_000, round_trip in 0_u64..100_000, segment in 0_u32..2_000,
+            tail in 0_u64..5_000, round_trip in 0_u64..100_000, segment in 0_u32..2_000, asked in any::<bool>(),
         ) {
             let start = clock::now();
             let mut at = start;
@@ -256,7 +282,7 @@ mod tests {
             let mut pace = LineRate::default();
             pace.learn(&events, segment);
             let round_trip = Some(Duration::from_micros(round_trip));
-            let parts = split(Span { start, end, events: &events, duration, round_trip }, pace.per_byte());
+            let parts = split(Span { start, asked, end, events: &events, duration, round_trip }, pace.per_byte());
             let sum = parts.server.saturating_add(parts.network).saturating_add(parts.transfer);
             prop_assert_eq!(sum, duration);
         }

@@ -43,7 +43,7 @@ pub(super) struct Evidence<'a> {
 const ONE_PACKET: u32 = 1460;
 
 impl Uncertainty {
-    /// That of a command.
+    /// That of a command, a TLS handshake or a greeting.
     pub(super) fn of_command(span: Span<'_>, per_byte: u32, evidence: &Evidence<'_>) -> Self {
         let late = span.events.iter().any(|event| event.merged || event.is_late());
         let lost = evidence.tcp.map_or(0, TcpInfoDelta::lost);
@@ -63,8 +63,8 @@ impl Uncertainty {
         sum
     }
 
-    /// That of a step that is not divided: all but one round trip can be due to a lost segment.
-    pub(super) fn of_setup(duration: Duration, tcp: &TcpInfoDelta) -> Self {
+    /// That of connecting: all but one round trip can be due to a lost segment.
+    pub(super) fn of_connect(duration: Duration, tcp: &TcpInfoDelta) -> Self {
         let waited = duration.saturating_sub(tcp.rtt_min.unwrap_or_default());
         Self { duration: if tcp.lost() > 0 { waited } else { Duration::ZERO }, ..Self::default() }
     }
@@ -225,7 +225,8 @@ mod tests {
         fn span(&self) -> Span<'_> {
             let end = self.events.last().unwrap().at;
             let duration = Seconds::from(end - self.start);
-            Span { start: self.start, end, events: &self.events, duration, round_trip: Some(self.round_trip) }
+            let (events, round_trip) = (&self.events, Some(self.round_trip));
+            Span { start: self.start, asked: true, end, events, duration, round_trip }
         }
 
         fn evidence(&self) -> Evidence<'_> {
@@ -405,11 +406,11 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_or_greeting_over_which_a_segment_was_lost_is_in_doubt_by_all_but_a_round_trip() {
+    fn a_connection_over_which_a_segment_was_lost_is_in_doubt_by_all_but_a_round_trip() {
         let mut tcp = TcpInfoDelta { rtt_min: Some(FAR), ..TcpInfoDelta::default() };
-        assert_eq!(Uncertainty::of_setup(1_040 * MS, &tcp), Uncertainty::default());
+        assert_eq!(Uncertainty::of_connect(1_040 * MS, &tcp), Uncertainty::default());
         tcp.retransmits = 1;
-        assert_eq!(Uncertainty::of_setup(1_040 * MS, &tcp).duration, 1_000 * MS);
+        assert_eq!(Uncertainty::of_connect(1_040 * MS, &tcp).duration, 1_000 * MS);
     }
 
     proptest! {

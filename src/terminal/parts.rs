@@ -1,4 +1,4 @@
-//! The server's, the network's and the transfer's part of commands: their marks, and the cells of a bar.
+//! The server's, the network's and the transfer's part of steps: their marks, and the cells of a bar.
 //!
 //! A command can have several times of each part, so a bar shows the size of the parts in the order of the record, not their
 //! place in time.
@@ -57,15 +57,17 @@ impl TimeParts {
         parts.iter().any(|part| *part > Seconds::ZERO).then_some(Self(parts))
     }
 
-    /// The parts of a command; none if the step is not divided.
+    /// The parts of a step; none if it is not divided.
     pub(super) fn of(step: &Step) -> Option<Self> {
         Self::new([step.server_s?, step.network_s?, step.transfer_s?])
     }
 
-    /// The sums over `steps`; none if no step is divided.
+    /// The sums over `steps`, with those of which the network's part alone is known (`connect`); none if there is none.
     pub(super) fn sum<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Option<Self> {
-        let add = |sum: [Seconds; 3], parts: Self| [0, 1, 2].map(|part| sum[part].saturating_add(parts.0[part]));
-        Self::new(steps.into_iter().filter_map(Self::of).fold([Seconds::ZERO; 3], add))
+        let parts = |step: &Step| [step.server_s, step.network_s, step.transfer_s].map(Option::unwrap_or_default);
+        let add = |sum: [Seconds; 3], parts: [Seconds; 3]| [0, 1, 2].map(|part| sum[part].saturating_add(parts[part]));
+        let known = steps.into_iter().filter(|step| step.network_s.is_some());
+        Self::new(known.map(parts).fold([Seconds::ZERO; 3], add))
     }
 
     pub(super) fn get(self, part: TimePart) -> Seconds {
@@ -136,6 +138,8 @@ mod tests {
         assert_eq!(TimeParts::of(&Step { network_s: None, ..of(4) }), None);
         assert_eq!(TimeParts::sum(&[of(4), Step::default(), of(3)]), parts(7, 0, 0));
         assert_eq!(TimeParts::sum(&[Step::default()]), None);
+        let connect = Step { network_s: Some(Seconds::from_micros(5)), ..Step::default() };
+        assert_eq!((TimeParts::of(&connect), TimeParts::sum(&[of(4), connect])), (None, parts(4, 5, 0)));
     }
 
     proptest! {

@@ -27,7 +27,7 @@ fn peer(text: &str) -> SocketAddr {
 /// The round trip of the sample's network.
 const RTT: u64 = 310;
 
-/// Divides a command: a twentieth is transfer.
+/// Divides a step: a twentieth is transfer.
 fn divide(step: &mut Step, round_trip: u64) {
     let micros = step.duration_s.as_micros();
     let (network, transfer) = (round_trip.min(micros), micros / 20);
@@ -36,7 +36,7 @@ fn divide(step: &mut Step, round_trip: u64) {
     step.transfer_s = Some(us(micros - network - server));
 }
 
-/// Steps laid end to end: name, duration, bytes. Commands are divided.
+/// Steps laid end to end: name, duration, bytes. Commands, `tls` and `greeting` are divided.
 fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
     let mut start = us(0);
     let mut steps = Vec::new();
@@ -54,8 +54,10 @@ fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
             received_bytes: (*received > 0).then_some(*received),
             ..Step::default()
         };
-        if command {
-            divide(&mut step, RTT);
+        match *name {
+            "resolve" => {}
+            "connect" => step.network_s = Some(us(RTT.min(*micros))),
+            _ => divide(&mut step, RTT),
         }
         steps.push(step);
         start = start.saturating_add(us(*micros + 37));
@@ -299,7 +301,10 @@ pub(super) fn far_away() -> Run {
         if step.name != "resolve" {
             step.duration_s = step.duration_s.saturating_add(us(trip));
         }
-        if step.server_s.is_some() {
+        if let Some(hello) = step.tls.as_mut().and_then(|facts| facts.server_hello_s.as_mut()) {
+            *hello = hello.saturating_add(us(trip));
+        }
+        if step.network_s.is_some() {
             step.network_s = Some(us(trip + RTT));
             step.first_byte_s = step.first_byte_s.map(|time| time.saturating_add(us(trip)));
         }

@@ -27,11 +27,16 @@ type Figure = (&'static str, fn(&Step, Style) -> Option<String>);
 /// The most useful first.
 const FIGURES: [Figure; 5] = [
     ("server", |step, style| step.server_s.map(|time| duration(time, style))),
-    ("first", |step, style| step.first_byte_s.map(|time| duration(time, style))),
+    ("first", |step, style| first_byte(step).map(|time| duration(time, style))),
     ("recv", |step, _| step.received_bytes.map(size)),
     ("sent", |step, _| step.sent_bytes.map(size)),
     ("reports", |step, style| step.reported_s.map(|time| duration(time, style))),
 ];
+
+/// When the server began to answer: of a handshake by its ServerHello.
+fn first_byte(step: &Step) -> Option<Seconds> {
+    step.first_byte_s.or_else(|| step.tls.as_ref()?.server_hello_s)
+}
 
 /// The columns of this run at this width.
 pub(super) struct TextTable<'a> {
@@ -181,11 +186,11 @@ impl<'a> TextTable<'a> {
         line.write(self.style, page);
     }
 
-    /// The marks of the parts, with their sums over all commands.
+    /// The marks of the parts, with their sums over all steps that have them.
     pub(super) fn legend(&self, page: &mut String) {
         let Some(parts) = TimeParts::sum(&self.run.steps) else { return };
         let at = self.bar_at;
-        let mut line = TextLine::of(Tone::Dim, clip("commands", self.name, self.style));
+        let mut line = TextLine::of(Tone::Dim, clip("all steps", self.name, self.style));
         line.pad_to(at);
         for part in TimePart::ALL {
             let words = format!(" {} {}", part.name(), duration(parts.get(part), self.style));

@@ -136,11 +136,11 @@ mod tests {
         }
         assert_eq!(
             wait_hint(&samples::far_away(), PLAIN).unwrap(),
-            "mostly the network, 702 ms: 5 round trips of 140 ms; only a shorter path helps"
+            "mostly the network, 1.12 s: 8 round trips of 140 ms; only a shorter path helps"
         );
         assert_eq!(
             wait_hint(&delayed("FETCH", TimePart::Transfer), PLAIN).unwrap(),
-            "mostly transfer, 502 ms for 49.9 kB: the bandwidth, or long headers"
+            "mostly transfer, 503 ms for 50.0 kB: the bandwidth, or long headers"
         );
         let mut run = delayed("FETCH", TimePart::Server);
         let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
@@ -149,7 +149,7 @@ mod tests {
         list.server_s = Some(us(600_000));
         assert_eq!(
             wait_hint(&run, PLAIN).unwrap(),
-            "mostly the server, 1.73 s over several commands: its load, CPU or memory"
+            "mostly the server, 1.74 s over several commands: its load, CPU or memory"
         );
     }
 
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_doubt_suppresses_the_hint_only_if_it_could_change_the_part_or_the_step_that_is_named() {
-        // 553 ms: 544 ms are the server's, 522 ms of them in FETCH.
+        // 553 ms: 547 ms are the server's, 522 ms of them in FETCH.
         let run = delayed("FETCH", TimePart::Server);
         let with = |index: usize, doubt: Option<u64>| {
             let mut run = run.clone();
@@ -183,9 +183,9 @@ mod tests {
             (7, Some(1_400), true),
             (8, Some(1_400), true),
             (8, Some(100_000), true),
-            // With 267 ms less the server would have half.
-            (8, Some(266_000), true),
-            (8, Some(268_000), false),
+            // With 270 ms less the server would have half.
+            (8, Some(269_000), true),
+            (8, Some(271_000), false),
             // By how much is not on record: by all of SELECT's 9.6 ms, or of FETCH.
             (7, None, true),
             (8, None, false),

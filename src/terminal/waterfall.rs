@@ -223,6 +223,8 @@ fn tls(run: &Run, facts: Option<&TlsFacts>, style: Style) -> (Tone, Vec<String>)
         words.push("certificate NOT verified (--insecure)".to_owned());
     }
     words.extend(run.server.tls_cipher.as_deref().map(|cipher| safe(cipher, style)));
+    let key = facts.and_then(|facts| facts.key.as_deref());
+    words.extend(key.map(|key| format!("key {}", safe(key, style))));
     let not_after = run.server.certificate_not_after.or_else(|| facts.and_then(|facts| facts.not_after));
     if let Some(not_after) = not_after {
         let days = days(run, not_after);
@@ -317,16 +319,16 @@ mod tests {
     const WIDE: Style = Style { width: 120, colour: false, ascii: true };
 
     #[test]
-    fn the_legend_has_the_sums_of_all_commands_and_is_left_out_where_none_is_divided() {
+    fn the_legend_has_the_sums_of_all_steps_and_is_left_out_where_none_is_divided() {
         let page = waterfall(&samples::slow_fetch(), WIDE);
-        let legend = page.lines().find(|line| line.starts_with("commands")).unwrap();
-        assert_eq!(legend, "commands     # server 456 ms  : network 1.86 ms  . transfer 2.41 ms");
+        let legend = page.lines().find(|line| line.starts_with("all steps")).unwrap();
+        assert_eq!(legend, "all steps    # server 459 ms  : network 2.79 ms  . transfer 2.60 ms");
         let mut run = samples::slow_fetch();
         for step in &mut run.steps {
             step.network_s = None;
         }
         let page = waterfall(&run, WIDE);
-        assert!(!page.contains("commands") && !page.contains("transfer"), "{page}");
+        assert!(!page.contains("all steps") && !page.contains("transfer"), "{page}");
     }
 
     #[test]

@@ -105,6 +105,46 @@ async fn a_pause_of_the_server_is_the_servers_time_wherever_it_comes() {
     }
 }
 
+/// A handshake and a greeting, as the server has them, after which all is quick.
+async fn after(setup: &str) -> Run {
+    let pem = Pem::self_signed(&["127.0.0.1"], 2020, 2040);
+    let server = Script::play_with(&[setup, &script(&[])].join("\n"), &pem).await;
+    let mut target = target(server.address, Security::Tls);
+    let ca = pem.ca_file();
+    target.tls.ca_file = Some(ca.path().to_owned());
+    let run = run(target).await;
+    drop(server.heard().await);
+    assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+    run
+}
+
+#[tokio::test]
+async fn a_pause_in_the_handshake_or_before_the_greeting_is_the_servers_and_shows_in_its_step() {
+    let pause = format!("pause {PAUSE}");
+    for version in ["tls", "tls 1.3"] {
+        for (setup, paused) in [(format!("{pause}\n{version}"), "tls"), (format!("{version}\n{pause}"), "greeting")] {
+            let run = after(&setup).await;
+            let step = |name: &str| run.steps.iter().find(|step| step.name == name).unwrap();
+            let (tls, greeting) = (step("tls"), step("greeting"));
+            for step in [tls, greeting] {
+                let sum = step.parts().into_iter().fold(Seconds::ZERO, Seconds::saturating_add);
+                assert_eq!(sum, step.duration_s, "{step:?}");
+                let [server, network, _] = step.parts();
+                assert_eq!(server >= ms(PAUSE * 9 / 10), step.name == paused, "{setup}: {step:?}");
+                assert!(network < ms(PAUSE / 3), "{setup}: {step:?}");
+            }
+            let facts = tls.tls.as_ref().unwrap();
+            let hello = facts.server_hello_s.unwrap();
+            assert_eq!(hello >= ms(PAUSE * 9 / 10), paused == "tls", "{setup}: {tls:?}");
+            assert!(hello > Seconds::ZERO && hello < tls.duration_s, "{tls:?}");
+            assert_eq!(facts.key.as_deref(), Some("EC 256"));
+            let connect = step("connect");
+            assert!(connect.network_s > Some(Seconds::ZERO) && connect.network_s <= Some(connect.duration_s));
+            assert_eq!((connect.server_s, connect.transfer_s), (None, None));
+        }
+    }
+}
+
 // What is only so on Linux: that acknowledgements can be asked for, and how long they are held back else.
 
 /// Three answers in two writes, of which the second waits for our acknowledgement of the first.
