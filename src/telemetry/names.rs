@@ -67,6 +67,8 @@ names! {
     ATTRIBUTES {
         SERVER_ADDRESS = "server.address",
         SERVER_PORT = "server.port",
+        SERVICE_PEER_NAME = "service.peer.name",
+        PEER_SERVICE = "peer.service",
         NETWORK_TRANSPORT = "network.transport",
         NETWORK_TYPE = "network.type",
         NETWORK_PEER_ADDRESS = "network.peer.address",

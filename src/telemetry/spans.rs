@@ -33,6 +33,7 @@ struct SharedAttributes {
     protocol: Option<StringValue>,
     target: StringValue,
     account: StringValue,
+    server: StringValue,
     peer: Option<(StringValue, i64)>,
     local: Option<(StringValue, i64)>,
 }
@@ -45,6 +46,7 @@ impl SharedAttributes {
             protocol: run.server.protocol.as_deref().map(shared),
             target: shared(&run.target),
             account: shared(&run.account),
+            server: shared(&run.server.address),
             peer: run.server.peer.map(end),
             local: run.server.local.map(end),
         }
@@ -58,8 +60,7 @@ fn shared(text: &str) -> StringValue {
 fn root(run: &Run, common: &SharedAttributes) -> SpanData {
     let server = &run.server;
     let mut with = Attributes::of(common);
-    with.put(names::SERVER_ADDRESS, server.address.clone());
-    with.put(names::SERVER_PORT, i64::from(server.port));
+    with.server(run, common);
     with.put(names::NETWORK_TRANSPORT, "tcp");
     with.some(names::NETWORK_TYPE, server.peer.map(|peer| if peer.is_ipv4() { "ipv4" } else { "ipv6" }));
     with.connection(common);
@@ -122,6 +123,11 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
     let mut with = Attributes::of(common);
     if step.is_command() {
         with.put(names::IMAP_COMMAND_NAME, step.name.command().map_or(names::OTHER, CommandName::as_str));
+        with.server(run, common);
+        // For a service graph, the peer is what the configuration calls a target: a name of the operator's own choice, that the
+        // server cannot change, and one node for each service that is probed.
+        with.put(names::SERVICE_PEER_NAME, common.target.clone());
+        with.put(names::PEER_SERVICE, common.target.clone());
         with.connection(common);
     }
     with.error(step.error_type);
@@ -224,6 +230,12 @@ impl Attributes {
         all.put(names::TARGET_NAME, common.target.clone());
         all.put(names::ACCOUNT_NAME, common.account.clone());
         all
+    }
+
+    /// The server as configured.
+    fn server(&mut self, run: &Run, common: &SharedAttributes) {
+        self.put(names::SERVER_ADDRESS, common.server.clone());
+        self.put(names::SERVER_PORT, i64::from(run.server.port));
     }
 
     /// Both ends of the connection.

@@ -102,6 +102,10 @@ fn attributes_are_on_the_spans_that_the_documentation_names() {
         (tls, "imaptrace.timing.server", "0.0021"),
         (tls, "imaptrace.timing.network", "0.0003"),
         (tls, "imaptrace.timing.transfer", "0.0016"),
+        (fetch, "server.address", "mail01.example.org"),
+        (fetch, "server.port", "993"),
+        (fetch, "service.peer.name", "mail01"),
+        (fetch, "peer.service", "mail01"),
         (fetch, "imap.command.name", "FETCH"),
         (fetch, "imap.mailbox.name", "INBOX"),
         (fetch, "imap.fetch.messages", "20"),
@@ -130,7 +134,10 @@ fn attributes_are_on_the_spans_that_the_documentation_names() {
     ] {
         assert_eq!(attribute(span, key).as_deref(), Some(value), "{key} of {}", span.name);
     }
+    // A peer is that of a request: only commands are edges of a service graph.
     for span in &spans {
+        let is_command = span.span_kind == SpanKind::Client;
+        assert_eq!(attribute(span, "peer.service").is_some(), is_command, "{}", span.name);
         let keys: BTreeSet<_> = span.attributes.iter().map(|one| one.key.as_str()).collect();
         assert_eq!(keys.len(), span.attributes.len(), "each key once on {}", span.name);
         assert_eq!(attribute(span, "error.type"), None);
