@@ -22,6 +22,7 @@ use super::{
 use crate::{
     clock,
     delivery::Delivery,
+    latency,
     net::Family,
     plan::{SeriesPer, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
@@ -133,6 +134,7 @@ impl RunContext {
         .await;
         drop(active);
         let shifts = self.latency.evaluate(&mut run);
+        latency::keep_waits_of_slow(&mut run);
         log_shifts(&run, shifts, &self.run_log);
         work.history().backoff.record(&run, target.target().interval);
         if lacks_certificate(&run) {

@@ -28,6 +28,7 @@ use crate::{
     clock,
     config::{self, Config, Flag, Probe, Problems, Sources, units},
     delivery::Delivery,
+    latency,
     net::Family,
     plan::Target,
     probe::{Cancel, CurrentStep, Job, LineSink, Prober, TargetContext, inspect},
@@ -342,6 +343,7 @@ pub(super) async fn once(
         hold_login: None,
     });
     let mut run = run.await;
+    latency::keep_waits_of_longest(&mut run);
     let within = next.map_or(Duration::MAX, |next| next.saturating_duration_since(clock::now()));
     inspect(&mut run, (target, account, to_redact.as_ref()), within, cancel).await;
     Some(run)

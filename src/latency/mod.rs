@@ -7,6 +7,7 @@
 //! baseline     the running median of one step
 //! history      the series of all accounts; a run is compared with them
 //!   saved      the history as lines of text
+//! waits        which waits inside commands stay in a run's record
 //! slow_period  the runs of an account from the first slow one to the first that is not
 //! ```
 
@@ -14,6 +15,7 @@ mod baseline;
 mod history;
 mod slow_period;
 mod slow_rule;
+mod waits;
 
 use imaptrace_record::{Run, Seconds};
 
@@ -21,6 +23,7 @@ pub use self::{
     history::{HEAD, History, HistoryKey, Shift, UnknownFormat},
     slow_period::{BaselineMoved, SlowPeriod, SlowPeriodChange},
     slow_rule::Settings,
+    waits::{keep_waits_of_longest, keep_waits_of_slow},
 };
 
 /// Sets the share of each step in First Loading Latency, if the run has one.

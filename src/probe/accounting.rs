@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use imaptrace_imap as imap;
-use imaptrace_record::{ClockSource, CommandState, Seconds, Step};
+use imaptrace_record::{ClockSource, CommandState, Seconds, ServerWait, SpanId, Step};
 
 use super::{
     driver::Driver,
     exchange::{CoarseMoment, Exchange, TcpInfoDelta},
-    split::{Span, split},
+    split::{Gap, Span, split, waits},
     uncertainty::{Evidence, Uncertainty},
 };
 use crate::{
@@ -55,12 +55,14 @@ pub(super) fn tcp_delta(step: &mut Step, driver: &mut Driver) -> Option<TcpInfoD
     Some(tcp)
 }
 
-/// Notes on a command's step where its time went. Returns the error bound.
+/// Notes on a command's step where its time went, with the times in which the server was waited for; `at` is the time of a moment
+/// since the start of the run. Returns the error bound.
 pub(super) fn account(
     step: &mut Step,
     exchange: &Exchange,
     tcp: Option<&TcpInfoDelta>,
     driver: &mut Driver,
+    at: impl Fn(Instant) -> Seconds,
 ) -> Uncertainty {
     let Exchange { start, end, traffic, .. } = exchange;
     driver.rate.learn(&traffic.events, tcp.map_or(0, |tcp| tcp.segment));
@@ -68,6 +70,13 @@ pub(super) fn account(
     let round_trip = tcp.and_then(|tcp| tcp.rtt_min);
     let span = Span { start: *start, asked: true, end: *end, events, duration: step.duration_s, round_trip };
     divide(step, span, per_byte);
+    // Whether the command is slow is known later: those of one that is not are dropped then (`latency`).
+    let wait = |gap: Gap<'_>| {
+        let start_s = at(gap.since);
+        let duration_s = at(gap.until).saturating_sub(start_s);
+        ServerWait { span_id: SpanId::random(), start_s, duration_s, server_s: gap.server.into() }
+    };
+    step.waits = waits(span, per_byte).into_iter().map(wait).collect();
     if events.iter().any(|event| !event.sent) {
         step.clock_source = Some(if traffic.kernel { ClockSource::Kernel } else { ClockSource::User });
     }

@@ -208,7 +208,8 @@ impl Conversation<'_> {
         step.deviations = Some(progress.deviations).filter(|count| *count > 0);
         self.refer(step, progress);
         let tcp = accounting::tcp_delta(step, &mut self.driver);
-        let uncertainty = accounting::account(step, exchange, tcp.as_ref(), &mut self.driver);
+        let at = |stamp| self.recorder.at(stamp);
+        let uncertainty = accounting::account(step, exchange, tcp.as_ref(), &mut self.driver, at);
         self.recorder.note_uncertainty(step, uncertainty);
         let event = |name, stamp, text| StepEvent { name, at_s: self.recorder.at(stamp), text };
         step.events.extend(exchange.first_byte.map(|stamp| event(EventName::FirstByte, stamp, None)));

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use imaptrace_record::Seconds;
+use imaptrace_record::{Seconds, ServerWait};
 
 use crate::net::WireEvent;
 
@@ -98,6 +98,10 @@ impl LineRate {
 /// A time in which the server owed us bytes and none came.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gap<'a> {
+    /// When it began: our last bytes left, or the server's arrived.
+    pub(super) since: Instant,
+    /// When it ended.
+    pub(super) until: Instant,
     /// What ended it; none if nothing did and the step was abandoned.
     pub(super) arrival: Option<&'a WireEvent>,
     /// All of it but one round trip.
@@ -132,8 +136,18 @@ pub(super) fn gaps(span: Span<'_>, per_byte: u32) -> impl Iterator<Item = Gap<'_
         let wait = whole.saturating_sub(round_trip);
         let needs = event.map_or(Duration::ZERO, |event| LineRate::needs(per_byte, event.bytes));
         let delay = if answers { wait } else { whole };
-        Some(Gap { arrival: event, wait, server: wait.saturating_sub(needs), delay })
+        Some(Gap { since, until, arrival: event, wait, server: wait.saturating_sub(needs), delay })
     })
+}
+
+/// The gaps that are worth a span of their own: the longest by the server's part, in order ([`ServerWait`]).
+pub(super) fn waits(span: Span<'_>, per_byte: u32) -> Vec<Gap<'_>> {
+    let mut longest: Vec<_> =
+        gaps(span, per_byte).filter(|gap| Seconds::from(gap.server) >= ServerWait::SHORTEST).collect();
+    longest.sort_by_key(|gap| std::cmp::Reverse(gap.server));
+    longest.truncate(ServerWait::MOST);
+    longest.sort_by_key(|gap| gap.since);
+    longest
 }
 
 /// Splits a step's duration.
@@ -218,6 +232,40 @@ mod tests {
     fn a_server_that_never_answered_owed_us_the_answer_all_the_time() {
         assert_eq!(details(&[(0, -20)], 1000, RTT, &LineRate::default()), [960, 40, 0]);
         assert_eq!(details(&[(0, -20), (40, 7)], 1000, RTT, &LineRate::default()), [920, 40, 40]);
+    }
+
+    #[test]
+    fn the_longest_pauses_of_the_server_are_waits_in_the_order_of_time() {
+        let start = clock::now();
+        let event = |at, bytes: i64| WireEvent::new(start + ms(at), usize::try_from(bytes.abs()).unwrap(), bytes < 0);
+        let waits_of = |events: &[WireEvent], end, round_trip| {
+            let (end, duration) = (start + ms(end), Seconds::from(ms(end)));
+            let span = Span { start, asked: true, end, events, duration, round_trip: Some(round_trip) };
+            let since = |at: Instant| at.duration_since(start).as_millis();
+            let of = |gap: &Gap<'_>| [since(gap.since), since(gap.until), gap.server.as_millis()];
+            waits(span, 0).iter().map(of).collect::<Vec<_>>()
+        };
+        let near = ms(1);
+        // Ten milliseconds and the round trip are just long enough.
+        let events = [event(0, -20), event(11, 100), event(21, 100), event(121, 9)];
+        assert_eq!(waits_of(&events, 121, near), [[0, 11, 10], [21, 121, 99]]);
+        // On a long line the round trip is none.
+        assert_eq!(waits_of(&events[..2], 11, RTT), Vec::<[u128; 3]>::new());
+        assert_eq!(waits_of(&[event(0, -20), event(340, 100)], 340, RTT), [[0, 340, 300]]);
+        // Seven, of which the two shortest are left out.
+        let mut events = vec![event(0, -20)];
+        let mut at = 0;
+        for pause in [30, 20, 40, 11, 50, 60, 70] {
+            at += pause;
+            events.push(event(at, 100));
+        }
+        let found: Vec<_> = waits_of(&events, at, Duration::ZERO).iter().map(|[_, _, server]| *server).collect();
+        assert_eq!(found, [30, 40, 50, 60, 70]);
+        // No byte ended it.
+        assert_eq!(waits_of(&[event(0, -20)], 900, near), [[0, 900, 899]]);
+        // Our turn after a continuation is none.
+        let turn = [event(0, -20), event(5, 4), event(305, -9), event(320, 20)];
+        assert_eq!(waits_of(&turn, 320, near), [[305, 320, 14]]);
     }
 
     /// Full segments on a line of 8 Mbit/s: one each 1.5 ms, the first `burst` at once.

@@ -53,6 +53,9 @@ pub const SCOPE: &str = "imaptrace";
 /// The first word of the root span's name; the journey follows.
 pub const ROOT_SPAN: &str = "probe";
 
+/// The span name of a time inside a command in which the server owed bytes and none came.
+pub const WAIT_SPAN: &str = "wait";
+
 /// The span name of a command outside the closed list.
 pub const UNNAMED_SPAN: &str = "imap";
 

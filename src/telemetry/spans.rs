@@ -5,8 +5,8 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
-    ClockSource, CloseNotify, CommandState, ErrorType, EventName, Run, RunOutcome, Seconds, ServerText, SpanId, Step,
-    StepName, StepOutcome, TlsFacts, TlsFault,
+    ClockSource, CloseNotify, CommandState, ErrorType, EventName, Run, RunOutcome, Seconds, ServerText, ServerWait,
+    SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault,
 };
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
@@ -17,13 +17,17 @@ use serde::Serialize;
 
 use super::names;
 
-/// The spans of `run`, root first, then one for each step that has one.
+/// The spans of `run`, root first, then one for each step that has one, each followed by those of its waits.
 pub fn spans(run: &Run) -> Vec<SpanData> {
     let common = SharedAttributes::of(run);
     let mut spans = Vec::with_capacity(run.exported_spans());
     spans.push(root(run, &common));
-    let steps = run.steps.iter().filter(|step| step.has_span());
-    spans.extend(steps.filter_map(|step| step.span_id.map(|id| child(run, step, id, &common))));
+    for step in run.steps.iter().filter(|step| step.has_span()) {
+        if let Some(id) = step.span_id {
+            spans.push(child(run, step, id, &common));
+            spans.extend(step.waits.iter().map(|one| wait(run, one, id, &common)));
+        }
+    }
     spans
 }
 
@@ -204,6 +208,27 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
             StepOutcome::Failed => Status::error(step.text.as_ref().map(ToString::to_string).unwrap_or_default()),
             StepOutcome::Passed | StepOutcome::Skipped => Status::Unset,
         },
+        instrumentation_scope: common.scope.clone(),
+    }
+}
+
+/// The span of a wait, below that of its step.
+fn wait(run: &Run, wait: &ServerWait, step: SpanId, common: &SharedAttributes) -> SpanData {
+    let mut with = Attributes::of(common);
+    with.seconds(names::TIMING_SERVER, Some(wait.server_s));
+    SpanData {
+        span_context: context(run, wait.span_id),
+        parent_span_id: otel_id(step),
+        parent_span_is_remote: false,
+        span_kind: SpanKind::Internal,
+        name: names::WAIT_SPAN.into(),
+        start_time: at(run, wait.start_s),
+        end_time: at(run, wait.start_s.saturating_add(wait.duration_s)),
+        attributes: with.0,
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: Status::Unset,
         instrumentation_scope: common.scope.clone(),
     }
 }

@@ -46,4 +46,5 @@ mod survival;
 mod tls_faults;
 mod usage;
 mod verbose;
+mod waits;
 mod ways;

@@ -20,6 +20,7 @@ const TABLES: &[(&str, &str)] = &[
     ("TlsFacts", "### TLS"),
     ("ChainCertificate", "### Chain"),
     ("StepEvent", "### Event"),
+    ("ServerWait", "### Wait"),
     ("Note", "### Note"),
     ("ServerEvents", "## Server events"),
     ("ServerHost", "### Host"),

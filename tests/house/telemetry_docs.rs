@@ -45,7 +45,7 @@ fn attributes_events_and_resource_are_listed_and_nothing_else_is() {
 #[test]
 fn spans_are_listed_and_nothing_else_is() {
     let root = format!("{} {{journey}}", names::ROOT_SPAN);
-    let mut spans = set(&[&root, "{COMMAND}", "{COMMAND} {mailbox}"]);
+    let mut spans = set(&[&root, "{COMMAND}", "{COMMAND} {mailbox}", names::WAIT_SPAN]);
     spans.extend(SetupStep::ALL.iter().map(|step| step.as_str().to_owned()));
     assert_eq!(listed("Spans"), spans);
 }

@@ -104,6 +104,7 @@ fn a_long_line_is_network_and_not_server() {
         }
         assert!(
             run.steps.iter().all(|step| step.waits.is_empty()),
+            "a round trip is no wait for the server: {details}"
         );
         for step in commands(run) {
             let turns = turns(step.name.as_str());
@@ -238,6 +239,8 @@ fn a_held_lock_on_the_index_is_server() {
         // By its own clock, in steps of a millisecond that it rounds up.
         let reported = select.reported_s.unwrap();
         assert!(reported >= ms(1000) && reported <= select.duration_s.saturating_add(ms(4)), "{reported:?}: {details}");
+        let [wait] = &select.waits[..] else { panic!("{select:?}") };
+        assert!(wait.server_s >= ms(1000) && wait.server_s <= server, "{wait:?}: {details}");
         assert!(network.saturating_add(transfer) < ms(200), "{details}");
         for other in commands(&run).filter(|other| other.name != "SELECT") {
             assert!(other.parts()[0] < server, "{details}");

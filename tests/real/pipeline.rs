@@ -100,11 +100,12 @@ async fn a_run_is_one_trace_in_jaeger_and_histograms_in_prometheus() {
     assert!(output.stderr.contains("all telemetry was delivered"), "{}", output.stderr);
 }
 
-/// Jaeger's trace holds one span per step of the record, with its ids, parents and times.
+/// Jaeger's trace holds one span per step of the record, with its ids, parents and times, and one per wait.
 fn compare(run: &Value, trace: &Value) {
     let spans = trace["spans"].as_array().unwrap();
     let steps: Vec<_> = run["steps"].as_array().unwrap().iter().filter(|step| step.get("span_id").is_some()).collect();
-    assert_eq!(spans.len(), steps.len() + 1, "one span a step, and the root");
+    let waits: usize = steps.iter().filter_map(|step| step["waits"].as_array()).map(Vec::len).sum();
+    assert_eq!(spans.len(), steps.len() + waits + 1, "one span a step, one a wait, and the root");
     let by_id: HashMap<_, _> = spans.iter().map(|span| (span["spanID"].as_str().unwrap(), span)).collect();
     let root = by_id[run["span_id"].as_str().unwrap()];
     assert_eq!(root["operationName"], "probe first-load");

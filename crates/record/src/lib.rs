@@ -38,7 +38,7 @@ pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
 pub use server_events::{ServerEvent, ServerEventName, ServerEvents, ServerHost, ServerProcess, ServerProcessName};
 pub use step::{
     ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,
-    Step, StepEvent, TlsFacts, Verified,
+    ServerWait, Step, StepEvent, TlsFacts, Verified,
 };
 pub use text::ServerText;
 pub use time::{Seconds, SignedSeconds, Timestamp};

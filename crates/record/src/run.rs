@@ -255,10 +255,12 @@ impl Run {
         self.steps.iter().rev().find(|step| step.name == *name && step.outcome == StepOutcome::Failed)
     }
 
-    /// How many spans the run's trace has: the root, one for each step that has one, and one for each event of the server.
+    /// How many spans the run's trace has: the root, one for each step that has one and for each of its waits, and one for each
+    /// event of the server.
     pub fn exported_spans(&self) -> usize {
         let events = self.server_events.as_ref().map_or(0, |server| server.events.len());
-        1 + self.steps.iter().filter(|step| step.has_span()).count() + events
+        let steps = self.steps.iter().filter(|step| step.has_span());
+        1 + steps.map(|step| 1 + step.waits.len()).sum::<usize>() + events
     }
 
     /// The steps that make up First Loading Latency: all of the connection that got there, except LOGOUT.

@@ -131,6 +131,10 @@ pub struct Step {
     /// Events inside the step, in order, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<StepEvent>,
+    /// The longest times of [`ServerWait::SHORTEST`] or more in which the server owed bytes and none came, in order, at most
+    /// [`ServerWait::MOST`]; of a command that failed or was slow, and in a single run of the one that took longest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<ServerWait>,
     /// How it ended.
     pub outcome: StepOutcome,
     /// Why it failed.
@@ -185,6 +189,7 @@ impl Step {
         let texts = name + self.mailbox.as_ref().map_or(0, String::len);
         let details = |text: &Option<ServerText>| text.as_ref().map_or(0, |text| text.as_str().len());
         let events = self.events.iter().map(|event| size_of::<StepEvent>() + details(&event.text)).sum::<usize>();
+        let waits = self.waits.len() * size_of::<ServerWait>();
         let facts = [
             self.dns.as_ref().map_or(0, |_| size_of::<ResolveFacts>()),
             self.connect.as_ref().map_or(0, |facts| facts.attempts.len() * size_of::<ConnectAttempt>()),
@@ -194,7 +199,7 @@ impl Step {
                 size_of::<TlsFacts>() + TLS_TEXTS + chain.sum::<usize>()
             }),
         ];
-        size_of::<Self>() + texts + details(&self.text) + events + facts.into_iter().sum::<usize>()
+        size_of::<Self>() + texts + details(&self.text) + events + waits + facts.into_iter().sum::<usize>()
     }
 
     /// When the step ended, since the start of the run.
@@ -368,6 +373,26 @@ pub struct StepEvent {
     pub text: Option<ServerText>,
 }
 
+/// A time inside a command in which the server owed bytes and none came, and its span.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerWait {
+    /// The span.
+    pub span_id: SpanId,
+    /// Since the start of the run: our last bytes left, or the server's last ones arrived.
+    pub start_s: Seconds,
+    /// From then to the arrival that ended it, or to the end of the command; the round trip included.
+    pub duration_s: Seconds,
+    /// The server's part of it: less a round trip, and the time that the bytes which ended it need on the line.
+    pub server_s: Seconds,
+}
+
+impl ServerWait {
+    /// A wait with less of the server's time is left out.
+    pub const SHORTEST: Seconds = Seconds::from_micros(10_000);
+    /// At most this many of a step.
+    pub const MOST: usize = 5;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,6 +463,13 @@ mod tests {
         let at_s = Seconds::ZERO;
         alerted.events.push(StepEvent { name: EventName::Alert, at_s, text: Some(text("words")) });
         assert_eq!(alerted.held_bytes() - before, 4 + size_of::<StepEvent>() + 5);
+
+        let mut fetch = step("FETCH");
+        let before = fetch.held_bytes();
+        let (start_s, duration_s) = (fetch.start_s, fetch.duration_s);
+        let wait = ServerWait { span_id: SpanId::random(), start_s, duration_s, server_s: duration_s };
+        fetch.waits = vec![wait.clone(), wait];
+        assert_eq!(fetch.held_bytes() - before, 2 * size_of::<ServerWait>());
 
         let mut login = step("SELECT");
         let before = login.held_bytes();

@@ -60,6 +60,40 @@ fn times_are_those_of_the_record() {
 }
 
 #[test]
+fn a_wait_is_a_span_below_its_command_with_its_own_begin_and_end() {
+    let mut run = samples::passed();
+    let wait = |id: u8, start: u64, took: u64, server: u64| ServerWait {
+        span_id: SpanId::from_bytes([id; 8]).unwrap(),
+        start_s: Seconds::from_micros(start),
+        duration_s: Seconds::from_micros(took),
+        server_s: Seconds::from_micros(server),
+    };
+    let fetch = run.steps.iter_mut().find(|step| step.name == CommandName::Fetch).unwrap();
+    fetch.waits = vec![wait(8, 30_100, 11_000, 10_700), wait(9, 41_500, 10_000, 10_000)];
+    let spans = spans(&run);
+    assert_eq!(spans.len(), run.exported_spans());
+    let fetch = spans.iter().position(|span| span.name == "FETCH INBOX").unwrap();
+    let waits: Vec<_> = spans.iter().filter(|span| span.name == "wait").collect();
+    assert_eq!(waits, spans[fetch + 1..=fetch + 2].iter().collect::<Vec<_>>());
+    for (span, (id, start, end, server)) in
+        waits.iter().zip([("0808080808080808", 30_100, 41_100, "0.0107"), ("0909090909090909", 41_500, 51_500, "0.01")])
+    {
+        assert_eq!(span.span_context.span_id().to_string(), id);
+        assert_eq!(span.parent_span_id, spans[fetch].span_context.span_id());
+        assert_eq!((span.start_time, span.end_time), (micros(&run, start), micros(&run, end)));
+        assert_eq!((&span.span_kind, &span.status), (&SpanKind::Internal, &Status::Unset));
+        assert_eq!(attribute(span, "imaptrace.timing.server").as_deref(), Some(server));
+        assert_eq!(attribute(span, "imaptrace.target.name").as_deref(), Some("mail01"));
+    }
+    // One that was skipped has no span, and so have its waits.
+    let capability = run.steps.iter_mut().find(|step| step.outcome == StepOutcome::Skipped).unwrap();
+    capability.waits = vec![wait(7, 7_000, 10, 10)];
+    assert_eq!(super::spans(&run).len(), run.exported_spans());
+    let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
+    assert_eq!(super::spans(&again), super::spans(&run));
+}
+
+#[test]
 fn attributes_are_on_the_spans_that_the_documentation_names() {
     let spans = spans(&samples::passed());
     let (root, resolve, connect, tls, fetch) = (&spans[0], &spans[1], &spans[2], &spans[3], &spans[7]);
