@@ -34,6 +34,7 @@ pub mod plan;
 pub mod probe;
 pub mod schedule;
 pub mod secret;
+pub mod server_events;
 pub mod state;
 pub mod status;
 pub mod synthetic_mail;
