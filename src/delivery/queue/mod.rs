@@ -76,6 +76,10 @@ const DRAIN_ATTEMPTS: u32 = 3;
 const LAST_WRITE: Duration = Duration::from_millis(700);
 const LAST_WRITE_PART: u32 = 3;
 
+/// A run in the queue that is held until it is released.
+#[derive(Debug)]
+pub struct HeldRun(u64);
+
 /// The queue; clones share it.
 #[derive(Clone)]
 pub(super) struct Queue(Arc<QueueCore>);
@@ -127,15 +131,45 @@ impl Queue {
     }
 
     /// Adds a run. Over the budget, the oldest runs that are not in flight are dropped.
-    pub(super) fn push(&self, run: Run) {
+    pub(super) fn push(&self, run: impl Into<Arc<Run>>) {
+        self.add(run.into(), false);
+    }
+
+    /// Adds a run that may be replaced. It, and with it what comes behind, is not delivered before [`Queue::release`]; in all else
+    /// it is as any other.
+    pub(super) fn push_held(&self, run: Arc<Run>) -> HeldRun {
+        HeldRun(self.add(run, true))
+    }
+
+    fn add(&self, run: Arc<Run>, is_held: bool) -> u64 {
+        if !self.0.open {
+            return 0;
+        }
+        let (load, now) = (Load::of(&run), clock::now());
+        // Waking a task costs more than all else here.
+        let (number, is_full) = self.update_if(|state| {
+            let (dropped, wake) = state.push(run, load, now, self.0.memory_budget, is_held);
+            let is_full = self.drop_over_budget(state, dropped);
+            self.measure_size(state);
+            ((state.last_number(), is_full), wake)
+        });
+        if is_full {
+            self.log_full();
+        }
+        number
+    }
+
+    /// Ends the hold of a run, and replaces it by `run` if that is given and the run is still in memory.
+    pub(super) fn release(&self, HeldRun(number): HeldRun, run: Option<Arc<Run>>) {
         if !self.0.open {
             return;
         }
-        let load = Load::of(&run);
-        let (run, now) = (Arc::new(run), clock::now());
-        // Waking a task costs more than all else here.
+        let run = run.map(|run| {
+            let load = Load::of(&run);
+            (run, load)
+        });
         let is_full = self.update_if(|state| {
-            let (dropped, wake) = state.push(run, load, now, self.0.memory_budget);
+            let (dropped, wake) = state.release(number, run, self.0.memory_budget);
             let is_full = self.drop_over_budget(state, dropped);
             self.measure_size(state);
             (is_full, wake)
@@ -153,7 +187,7 @@ impl Queue {
         loop {
             // `self` has the sender half, so waiting cannot fail.
             let next =
-                watch.wait_for(QueueState::has_some).await.map(|state| (state.must_read(), state.reread.is_empty()));
+                watch.wait_for(QueueState::has_next).await.map(|state| (state.must_read(), state.reread.is_empty()));
             let (must_read, is_recent_next) = next.unwrap_or_default();
             if must_read {
                 if let Some(problem) = self.on_disk(Self::read_back).await.unwrap_or_else(|| Some("a panic".to_owned()))

@@ -96,6 +96,8 @@ pub(super) struct QueuedRun {
     load: Load,
     arrived: Instant,
     place: Option<SegmentPosition>,
+    /// More may be learnt of it ([`QueueState::release`]): it and all behind it wait.
+    is_held: bool,
 }
 
 impl QueuedRun {
@@ -131,16 +133,52 @@ impl QueueState {
 
     /// Adds a new run. Returns how many were dropped over the memory budget, and whether to wake waiting tasks: for a first run, a
     /// full batch, or the disk.
-    pub(super) fn push(&mut self, run: Arc<Run>, load: Load, now: Instant, budget: usize) -> (u64, bool) {
+    pub(super) fn push(
+        &mut self,
+        run: Arc<Run>,
+        load: Load,
+        now: Instant,
+        budget: usize,
+        is_held: bool,
+    ) -> (u64, bool) {
         let first = self.recent.is_empty() || self.unwritten == 0;
         let was_urgent = self.urgent;
-        self.recent.push_back(QueuedRun { number: self.next, run, load, arrived: now, place: None });
+        // While the queue is drained nothing waits.
+        let is_held = is_held && self.draining == 0;
+        self.recent.push_back(QueuedRun { number: self.next, run, load, arrived: now, place: None, is_held });
         self.next += 1;
         self.load.add(load);
         self.recent_spans += load.spans;
         self.unwritten += 1;
         let dropped = self.shrink(budget);
         (dropped, first || self.is_ready() || (self.urgent && !was_urgent))
+    }
+
+    /// The number of the last run that was pushed.
+    pub(super) fn last_number(&self) -> u64 {
+        self.next.saturating_sub(1)
+    }
+
+    /// A held run is held no longer, and replaced where more was learnt of it. Nothing happens when it has left memory. Returns
+    /// how many runs were dropped over the budget, and whether to wake waiting tasks.
+    pub(super) fn release(&mut self, number: u64, run: Option<(Arc<Run>, Load)>, budget: usize) -> (u64, bool) {
+        let Ok(at) = self.recent.binary_search_by_key(&number, |queued| queued.number) else { return (0, false) };
+        let Some(queued) = self.recent.get_mut(at) else { return (0, false) };
+        queued.is_held = false;
+        if let Some((run, load)) = run {
+            self.load.remove(queued.load);
+            self.recent_spans -= queued.load.spans;
+            (queued.run, queued.load) = (run, load);
+            self.load.add(load);
+            self.recent_spans += load.spans;
+        }
+        let was_urgent = self.urgent;
+        (self.shrink(budget), at == 0 || (self.urgent && !was_urgent))
+    }
+
+    /// Whether a run waits that is not in flight and not held.
+    pub(super) fn has_next(&self) -> bool {
+        !self.reread.is_empty() || self.unread.is_some() || self.recent.front().is_some_and(|next| !next.is_held)
     }
 
     /// Whether a run waits that is not in flight.
@@ -172,7 +210,7 @@ impl QueueState {
         loop {
             let source = if recent { &mut self.recent } else { &mut self.reread };
             let Some(next) = source.front() else { break };
-            if spans > 0 && spans + next.load.spans > BATCH_SPANS {
+            if next.is_held || spans > 0 && spans + next.load.spans > BATCH_SPANS {
                 break;
             }
             spans += next.load.spans;
@@ -254,6 +292,9 @@ impl QueueState {
     pub(super) fn begin_drain(&mut self) {
         self.draining += 1;
         self.failed_while_draining = 0;
+        for queued in &mut self.recent {
+            queued.is_held = false;
+        }
     }
 
     /// Whether nothing is left, or `attempts` have failed since the drain began.

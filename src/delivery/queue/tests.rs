@@ -15,6 +15,7 @@ use crate::{
     },
 };
 
+mod held;
 mod property;
 
 /// Longer than anything that is waited for here; the clock is paused.

@@ -126,7 +126,14 @@ impl QueueState {
             let load = Load::of(&run);
             self.load.add(load);
             let number = self.next;
-            self.reread.push_back(QueuedRun { number, run: Arc::new(run), load, arrived: now, place: Some(place) });
+            self.reread.push_back(QueuedRun {
+                number,
+                run: Arc::new(run),
+                load,
+                arrived: now,
+                place: Some(place),
+                is_held: false,
+            });
             self.next += 1;
         }
         for segment in back.gone.keys() {

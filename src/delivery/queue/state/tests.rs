@@ -3,7 +3,7 @@ use crate::clock;
 
 fn entry(number: u64, place: Option<SegmentPosition>) -> QueuedRun {
     let run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
-    QueuedRun { number, load: Load::of(&run), run: Arc::new(run), arrived: clock::now(), place }
+    QueuedRun { number, load: Load::of(&run), run: Arc::new(run), arrived: clock::now(), place, is_held: false }
 }
 
 /// What waits, by its place, and so many behind it that are on no disk.
