@@ -29,6 +29,7 @@ pub mod delivery;
 pub mod demo;
 pub mod follow;
 pub mod latency;
+pub mod listener;
 pub mod net;
 pub mod plan;
 pub mod probe;

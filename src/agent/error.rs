@@ -19,6 +19,12 @@ pub enum AgentError {
     /// The value of an OTLP header cannot be read.
     #[error("a header for OTLP: {0}")]
     Header(#[from] SecretError),
+    /// The secret of a sender of server events cannot be read.
+    #[error("the secret of a sender of server events: {0}")]
+    Sender(#[source] SecretError),
+    /// The certificate or key of the receiver of server events cannot be used.
+    #[error("the receiver of server events: {0}")]
+    EventsTls(#[source] TlsContextError),
     /// Delivery cannot start.
     #[error(transparent)]
     Delivery(#[from] DeliveryStartError),
@@ -35,11 +41,13 @@ impl AgentError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Header(_)
+            | Self::Sender(_)
             | Self::Signal(_)
             | Self::State(StateDirError::Held(..))
             | Self::Delivery(DeliveryStartError::Runtime(_)) => true,
             Self::Tls { .. }
             | Self::OtlpTls(_)
+            | Self::EventsTls(_)
             | Self::State(StateDirError::Foreign(_))
             | Self::Delivery(DeliveryStartError::Signal(_)) => false,
         }

@@ -14,6 +14,8 @@
 //! cpu, descriptors, heap    shortage of CPU, the limit on open files, freed memory
 //! stop, exit                the signals that end the agent; the end of the process, which nothing delays
 //! otlp_files, tls_files     headers and TLS files of the OTLP exporters and of the targets, which are followed
+//! event_reception           receives events of mail servers; event_files: the secrets and TLS files for that
+//! waiting_runs              finished runs that wait for the events of their sessions
 //! wiring                    delivery and store as the configuration describes them
 //! ```
 
@@ -23,6 +25,8 @@ mod bounded_reads;
 mod cpu;
 mod descriptors;
 mod error;
+mod event_files;
+mod event_reception;
 mod exit;
 mod heap;
 mod latency_store;
@@ -35,6 +39,7 @@ mod stop;
 mod systemd;
 mod target_set;
 mod tls_files;
+mod waiting_runs;
 pub mod wiring;
 
 use std::{
@@ -173,6 +178,8 @@ async fn run_until(
     let mut tasks = JoinSet::new();
     tasks.spawn(store.clone().save_regularly());
     tasks.spawn(run_log.clone().summarize_regularly());
+    let reception = event_reception::start(&config, metrics.clone(), &follower).await?;
+    let (receiver, waiting) = reception.map(|reception| (reception.receiver, reception.waiting)).unzip();
     let (cancel_runs, cancel) = watch::channel(false);
     let prober = Arc::new(Prober::new(config.dns.clone()));
     let context = Arc::new(RunContext {
@@ -185,7 +192,9 @@ async fn run_until(
         delivery: Mutex::new(Some(delivery)),
         late: Mutex::default(),
         cancel,
+        waiting,
     });
+    tasks.spawn(context.clone().complete_waiting());
     let schedule = Schedule::start(Arc::new(AgentRunner(context.clone())));
     schedule.apply(slots, descriptors::bounded(config.limits));
     let (heartbeat, delivering) = (schedule.heartbeat(), context.clone());
@@ -208,11 +217,13 @@ async fn run_until(
     let end = clock::now() + EXIT;
     info!("stopping: runs in flight log out, then telemetry is flushed");
     cancel_runs.send_replace(true);
+    context.end_waiting();
     if !schedule.stop(LOGOUT_TIME).await {
         warn!("a run did not end in time and is given up");
     }
     // Aborts them.
     drop(tasks);
+    drop(receiver);
     run_log.summarize();
     let left = end.saturating_duration_since(clock::now());
     let delivery = context.delivery().take();

@@ -103,10 +103,14 @@ pub(super) async fn begin(
     let Some(exporter) = exporter else { return Ok(None) };
     let source = Arc::new(ExporterSource {
         exporter: exporter.clone(),
-        fixed: exporter.headers.iter().map(|(_, source)| file(source).is_none().then(|| headers.of(source))).collect(),
+        fixed: exporter
+            .headers
+            .iter()
+            .map(|(_, source)| secret_file(source).is_none().then(|| headers.of(source)))
+            .collect(),
         start_limit: Mutex::new(start_limit),
     });
-    let headers = exporter.headers.iter().filter_map(|(_, source)| file(source));
+    let headers = exporter.headers.iter().filter_map(|(_, source)| secret_file(source));
     let paths: Vec<_> = headers.chain(tls_paths(exporter).all()).collect();
     let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let name = match names.as_str() {
@@ -149,7 +153,7 @@ pub(super) fn unfollowed(exporter: &Exporter) -> impl Iterator<Item = &str> {
 }
 
 /// The file that a secret is in.
-fn file(source: &SecretSource) -> Option<PathBuf> {
+pub(super) fn secret_file(source: &SecretSource) -> Option<PathBuf> {
     match source.plain().0 {
         SecretSource::File { path, .. } => Some(path.clone()),
         SecretSource::Credential(name) => Some(PathBuf::from(env::var_os("CREDENTIALS_DIRECTORY")?).join(name)),

@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use super::{
     bounded_reads::{BoundedReads, ReadError},
     descriptors,
+    event_reception::event_age,
     heap::{self, GiveBack},
     otlp_files,
     runner::{MaintenanceCheck, RunContext, RunSettings},
@@ -191,6 +192,10 @@ impl Reloader {
             Arc::new(Prober::new(config.dns.clone()))
         };
         let settings = std::mem::replace(&mut *context.settings(), RunSettings { prober, in_maintenance });
+        if let Some(waiting) = &context.waiting {
+            // Its wait needs a restart.
+            waiting.store.keep_for(event_age(&config, self.config.server_events.wait));
+        }
         let (status, metrics) = (context.status.clone(), context.metrics.clone());
         let shown = blocking::work(move || {
             status.reloaded(Ok(&config));
@@ -211,6 +216,7 @@ impl Reloader {
         std::mem::swap(&mut new.latency, &mut old.latency);
         std::mem::swap(&mut new.state, &mut old.state);
         std::mem::swap(&mut new.http, &mut old.http);
+        std::mem::swap(&mut new.server_events, &mut old.server_events);
         std::mem::swap(&mut new.resource, &mut old.resource);
         schedule.apply_and_drop(slots, limits, (old_targets, old, settings, GiveBack));
         let TargetChanges { added, changed, removed, unchanged } = changes;
@@ -270,6 +276,7 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[latency]", old.latency == new.latency),
         ("[state]", old.state == new.state),
         ("[http]", old.http == new.http),
+        ("[server_events]", old.server_events == new.server_events),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
 }
@@ -327,6 +334,7 @@ mod tests {
             ("[latency]\nslow_ratio = 5.0", "[latency]"),
             ("[state]\ndir = \"/tmp\"", "[state]"),
             ("[http]\nlisten = \"off\"", "[http]"),
+            ("[server_events]\nwait = \"2s\"", "[server_events]"),
             ("[latency]\nquickack = false", ""),
             ("[limits]\nruns_in_flight = 9", ""),
             ("[[windows]]\nname = \"night\"\nto = \"04:00\"", ""),

@@ -18,6 +18,7 @@ use super::{
     run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_slow},
     run_once::{load_password, run_once},
     target_set::{AccountWork, families},
+    waiting_runs::{WaitingRun, WaitingRuns},
 };
 use crate::{
     clock,
@@ -27,6 +28,7 @@ use crate::{
     plan::{SeriesPer, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate},
     schedule::{Lost, Runner},
+    server_events::{RunKeys, assemble},
     telemetry::Metrics,
 };
 
@@ -53,6 +55,8 @@ pub(super) struct RunContext {
     /// The numbers of runs and spans that ended after that.
     pub(super) late: Mutex<(u64, u64)>,
     pub(super) cancel: Cancel,
+    /// Runs that wait for the events of their sessions; none where no server sends any.
+    pub(super) waiting: Option<WaitingRuns>,
 }
 
 impl RunContext {
@@ -70,7 +74,7 @@ impl RunContext {
         in_maintenance(target, clock::wall())
     }
 
-    async fn run_all(&self, work: &AccountWork, lag: Duration) {
+    async fn run_all(&self, work: &Arc<AccountWork>, lag: Duration) {
         let target = work.target.target();
         // The start after this one, less what the end of this one takes.
         let before = clock::now() + target.interval.saturating_sub(lag + BETWEEN);
@@ -98,7 +102,7 @@ impl RunContext {
     async fn run_over(
         &self,
         family: Family,
-        work: &AccountWork,
+        work: &Arc<AccountWork>,
         start_lag: Option<Duration>,
     ) -> Option<UnseenCertificate> {
         let target = &*work.target;
@@ -169,23 +173,80 @@ impl RunContext {
         self.metrics.skipped(count, reason, name, account, target.journey.name().as_str(), &target.labels);
     }
 
-    /// Logs, counts and delivers a finished run.
-    fn finish(&self, run: Run, family: Family, work: &AccountWork) {
+    /// Queues a finished run, then logs and counts it: at once, or when the events of its session have arrived.
+    fn finish(&self, run: Run, family: Family, work: &Arc<AccountWork>) {
+        let run = Arc::new(run);
+        let Some(waiting) = self.waiting.as_ref().filter(|waiting| waiting.store.is_for(&run.target)) else {
+            self.report(&run, family, work);
+            match &*self.delivery() {
+                Some(delivery) => delivery.deliver(run),
+                None => self.too_late(&run),
+            }
+            return;
+        };
+        // From here on it is on disk as soon as any other.
+        let held = self.delivery().as_ref().map(|delivery| delivery.hold(run.clone()));
+        let now = clock::now();
+        let keys = RunKeys::of(&run, now);
+        let until = waiting.until(&keys, now);
+        let run = WaitingRun { run, keys, held, family, work: work.clone(), until };
+        if let Some(run) = waiting.add(run) {
+            self.complete(waiting, run);
+        }
+    }
+
+    /// Completes runs whose wait is over, for as long as it is polled.
+    pub(super) async fn complete_waiting(self: Arc<Self>) {
+        let Some(waiting) = self.waiting.as_ref() else { return };
+        loop {
+            let run = waiting.next().await;
+            self.complete(waiting, run);
+        }
+    }
+
+    /// Completes all runs that wait, as far as events have arrived. Later ones do not wait.
+    pub(super) fn end_waiting(&self) {
+        let Some(waiting) = self.waiting.as_ref() else { return };
+        for run in waiting.end() {
+            self.complete(waiting, run);
+        }
+    }
+
+    /// Adds the events of a run's session to it; then it is logged, counted, and free to be delivered.
+    fn complete(&self, waiting: &WaitingRuns, done: WaitingRun) {
+        let WaitingRun { mut run, keys, held, family, work, .. } = done;
+        let report = waiting.store.take(&keys, clock::now());
+        let events = assemble(&report.events, &run).map(Box::new);
+        let is_changed = events.is_some();
+        if is_changed {
+            Arc::make_mut(&mut run).server_events = events;
+        }
+        self.report(&run, family, &work);
+        match (held, &*self.delivery()) {
+            (Some(held), Some(delivery)) => delivery.release(held, is_changed.then_some(run)),
+            // It is in the queue, which is drained, without its events.
+            (Some(_), None) => {}
+            (None, _) => self.too_late(&run),
+        }
+    }
+
+    /// Logs and counts a finished run.
+    fn report(&self, run: &Run, family: Family, work: &AccountWork) {
         let target = work.target.target();
         let mut history = work.history();
         let (state, slow_period, repeated) = history.of_family(family);
-        log_outcome(&run, state, repeated, &self.run_log);
-        log_slow(&run, slow_period, &self.latency.settings, &self.run_log);
+        log_outcome(run, state, repeated, &self.run_log);
+        log_slow(run, slow_period, &self.latency.settings, &self.run_log);
         if !history.logged_few_messages {
-            history.logged_few_messages = log_few_messages(&run, &self.run_log);
+            history.logged_few_messages = log_few_messages(run, &self.run_log);
         }
         drop(history);
-        self.metrics.record_as(target.series_name(self.per), &run);
-        self.status.history.record(&run);
-        if let Some(delivery) = &*self.delivery() {
-            delivery.deliver(run);
-            return;
-        }
+        self.metrics.record_as(target.series_name(self.per), run);
+        self.status.history.record(run);
+    }
+
+    /// Counts a run that ended after delivery was closed.
+    fn too_late(&self, run: &Run) {
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         late.0 += 1;
         late.1 += run.exported_spans() as u64;

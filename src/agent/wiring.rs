@@ -31,6 +31,7 @@ pub async fn delivery(
     follower: Option<&FileFollower>,
 ) -> Result<Delivery, AgentError> {
     let mut settings = delivery::DeliverySettings {
+        server_service_name: config.server_events.service_name.clone(),
         metric_interval: config.metrics.export_interval,
         temporality: temporality(),
         state,
@@ -97,7 +98,10 @@ pub async fn replay(exports: &Exports) -> Result<Option<Replay>, AgentError> {
     let files = otlp_files::begin("traces", exporter, &FixedHeaders::default(), None).await?;
     let Some((files, exporter)) = files.zip(exporter) else { return Ok(None) };
     let signal = otlp_files::current(&files, exporter);
-    Ok(Some(Replay::new(&signal, &with_host_name(&exports.resource)).map_err(DeliveryStartError::from)?))
+    Ok(Some(
+        Replay::new(&signal, &with_host_name(&exports.resource), exports.server_service_name.clone())
+            .map_err(DeliveryStartError::from)?,
+    ))
 }
 
 fn with_host_name(resource: &ResourceSettings) -> ResourceSettings {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
-    net::{TlsContext, TlsContextError, TlsFileFault},
+    net::{TlsContext, TlsContextError, TlsFileFault, check_server_pair},
     state::StateDir,
 };
 
@@ -98,7 +98,24 @@ fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
             add(&error, "otlp".to_owned(), None);
         }
     }
+    let events = &config.server_events;
+    if let (Some(cert), Some(key)) = (&events.cert, &events.key)
+        && let Err(error) = check_server_pair(cert, key)
+        && let Some((key, help)) = server_remedy(&error)
+    {
+        let place = Place::File { path: path.to_owned(), at: None };
+        let key = format!("server_events.{key}");
+        problems.push(Problem { place, key, what: error.to_string(), help: Some(help.to_owned()) });
+    }
     problems
+}
+
+/// The same as [`remedy`], for the certificate of a server.
+fn server_remedy(error: &TlsContextError) -> Option<(&'static str, &'static str)> {
+    remedy(error).map(|(key, help)| match key {
+        "client_key" => ("key", help),
+        _ => ("cert", "give a PEM file with the certificate of the key, and the chain behind it"),
+    })
 }
 
 /// The invalid key and what to do about it; none for a file that cannot be read.

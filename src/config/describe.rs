@@ -96,10 +96,31 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let runs = config.http.history;
     match config.http.listen {
         Some(address) => {
-            writeln!(out, "  http on {address}, {runs} runs and as many failed ones kept for each account")
+            writeln!(out, "  http on {address}, {runs} runs and as many failed ones kept for each account")?;
         }
-        None => writeln!(out, "  http off"),
+        None => writeln!(out, "  http off")?,
     }
+    write_server_events(out, config)
+}
+
+fn write_server_events(out: &mut String, config: &Config) -> fmt::Result {
+    let events = &config.server_events;
+    let Some(address) = events.listen else { return writeln!(out, "  server events off") };
+    let tls = if events.cert.is_some() { "TLS" } else { "clear text" };
+    writeln!(out, "\nserver events on {address}, {tls}; a run waits {} for them", time(events.wait))?;
+    writeln!(out, "  service.name {:?}", events.service_name)?;
+    for fact in named(["", "certificate", "key"], [&None, &events.cert, &events.key]) {
+        writeln!(out, "  {fact}")?;
+    }
+    for sender in events.senders.iter().take(SHOWN) {
+        let count = config.targets.iter().filter(|target| sender.may_report(&target.name)).count();
+        let from = match &sender.from[..] {
+            [] => "any address".to_owned(),
+            networks => joined(networks.iter().map(ToString::to_string)),
+        };
+        writeln!(out, "  sender {}: secret {}, from {from}; targets: {count}", sender.name, place(&sender.secret))?;
+    }
+    write_more(out, events.senders.len(), "senders")
 }
 
 fn write_run_limits(out: &mut String, limits: &RunLimits) -> fmt::Result {
@@ -244,7 +265,10 @@ fn write_tls(out: &mut String, target: &Target) -> fmt::Result {
 
 /// The files of TLS that are set.
 fn files(paths: [&Option<PathBuf>; 3]) -> impl Iterator<Item = String> {
-    let names = ["roots from", "client certificate", "client key"];
+    named(["roots from", "client certificate", "client key"], paths)
+}
+
+fn named(names: [&'static str; 3], paths: [&Option<PathBuf>; 3]) -> impl Iterator<Item = String> {
     names.into_iter().zip(paths).filter_map(|(name, path)| Some(format!("{name} {}", path.as_ref()?.display())))
 }
 

@@ -3,7 +3,7 @@
 //! Readers refuse other tables, and a test compares the documentation and the sample file with the list.
 
 use super::{
-    settings::{agent, dns, http, latency, limits, metrics, otlp, state, window},
+    settings::{agent, dns, http, latency, limits, metrics, otlp, server_events, state, window},
     sources::{
         schema::{Schema, TableKeys},
         tree::PROBE,
@@ -24,6 +24,7 @@ pub(super) static TOP: TableKeys = TableKeys {
         "dns",
         "state",
         "http",
+        "server_events",
         "windows",
         "groups",
         "targets",
@@ -33,7 +34,20 @@ pub(super) static TOP: TableKeys = TableKeys {
 /// The top level for the command line of `probe`. Some keys have no effect there, but a variable for the agent is no error.
 pub(super) static PROBE_TOP: TableKeys = TableKeys {
     path: "",
-    keys: &["targets_from", "agent", "defaults", "otlp", "metrics", "latency", "limits", "dns", "state", "http", PROBE],
+    keys: &[
+        "targets_from",
+        "agent",
+        "defaults",
+        "otlp",
+        "metrics",
+        "latency",
+        "limits",
+        "dns",
+        "state",
+        "http",
+        "server_events",
+        PROBE,
+    ],
     later: TOP.later,
 };
 
@@ -56,6 +70,8 @@ pub(super) static SCHEMA: Schema = Schema {
         &dns::KEYS,
         &state::KEYS,
         &http::KEYS,
+        &server_events::KEYS,
+        &server_events::SENDER,
         &window::KEYS,
         &account::SECRET,
     ],

@@ -11,7 +11,7 @@ use super::{
         latency, limits, metrics,
         otlp::{self, Otlp},
         series::series,
-        state, window,
+        server_events, state, window,
     },
     sources::{
         otel,
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     plan::{NameResolver, Target},
+    server_events::ServerEventsSettings,
     telemetry::ResourceSettings,
 };
 
@@ -64,8 +65,9 @@ pub fn exports(sources: &Sources) -> Result<Exports, Problems> {
     let root = reader.root(&keys::PROBE_TOP);
     agent::read(&root.table("agent", &agent::KEYS), &mut resource);
     let otlp = otlp::read(&root.table("otlp", &otlp::KEYS), &sources.environment);
+    let server_service_name = server_events::service_name(&root.table("server_events", &server_events::KEYS));
     let problems = reader.finish();
-    if problems.errors.is_empty() { Ok(Exports { otlp, resource }) } else { Err(problems) }
+    if problems.errors.is_empty() { Ok(Exports { otlp, resource, server_service_name }) } else { Err(problems) }
 }
 
 pub(super) fn build(
@@ -113,7 +115,9 @@ fn read_all(
     let tables =
         if listed { root.tables("targets", &options::TARGET) } else { vec![root.table(tree::PROBE, &options::TARGET)] };
     let many = listed && (root.has("groups") || root.has("targets_from"));
-    if tables.is_empty() && !many && root.get("targets").is_none_or(|field| field.is_list()) {
+    // An agent that receives events for others needs none.
+    let receives = listed && root.table("server_events", &server_events::KEYS).has("listen");
+    if tables.is_empty() && !many && !receives && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }
     let (latency, timing) = latency::read(&root.table("latency", &latency::KEYS));
@@ -146,6 +150,11 @@ fn read_all(
     let dns = dns::read(&root.table("dns", &dns::KEYS), NameResolver::SYSTEM_HAS_NSS);
     let state = state::read(&root.table("state", &state::KEYS));
     let http = if listed { http::read(&root.table("http", &http::KEYS)) } else { Http::OFF };
+    let events = if listed {
+        server_events::read(&root.table("server_events", &server_events::KEYS), targets.as_deref())
+    } else {
+        ServerEventsSettings::default()
+    };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
     let config = Config {
         targets: targets?,
@@ -157,6 +166,7 @@ fn read_all(
         timing,
         state,
         http,
+        server_events: events,
         windows,
         dns,
         resource,

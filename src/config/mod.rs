@@ -44,13 +44,14 @@ use crate::{
     latency,
     plan::{Dns, Maintenance, RunLimits, Target, Timing},
     secret::SecretSource,
+    server_events::ServerEventsSettings,
     telemetry::ResourceSettings,
 };
 
 /// A configuration without errors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What is probed; at least one.
+    /// What is probed; none only where server events are received.
     pub targets: Vec<Target>,
     /// Settings of the agent itself.
     pub agent: Agent,
@@ -68,6 +69,8 @@ pub struct Config {
     pub state: StateOptions,
     /// Settings of the status endpoint.
     pub http: Http,
+    /// What mail servers report, and who may.
+    pub server_events: ServerEventsSettings,
     /// Maintenance windows.
     pub windows: Vec<Maintenance>,
     /// How names are resolved.
@@ -107,6 +110,8 @@ pub struct Exports {
     pub otlp: Otlp,
     /// The resource of the telemetry.
     pub resource: ResourceSettings,
+    /// The `service.name` of spans that mail servers reported.
+    pub server_service_name: String,
 }
 
 /// The words of a key with a closed list, in the order of messages.

@@ -30,7 +30,7 @@ use tokio::runtime::Runtime;
 pub use self::queue::fuzzed;
 pub use self::{
     otlp::{Header, HttpProxy, OtlpClient, PemFiles, Protocol, Signal, SignalError},
-    queue::{BadLine, Lines},
+    queue::{BadLine, HeldRun, Lines},
     replay::{Replay, ReplayOutcome},
     report::{Dropped, Report, Status},
     settings::DeliverySettings,
@@ -101,7 +101,7 @@ impl Delivery {
         let has_disk = disk.is_some();
         let queue = Queue::new(settings.queue_memory, disk, settings.traces.is_some(), metrics.clone());
         if let Some(signal) = &settings.traces {
-            let traces = TracesExporter::new(signal, &resource)?;
+            let traces = TracesExporter::new(signal, resource, settings.server_service_name.clone())?;
             clients[0] = Some(traces.client.clone());
             let (queue, metrics) = (queue.clone(), metrics.clone());
             handle.spawn(async move {
@@ -126,8 +126,19 @@ impl Delivery {
     }
 
     /// Queues a run's trace and records no metric. Never waits: over the budget, the oldest waiting runs are dropped and counted.
-    pub fn deliver(&self, run: Run) {
+    pub fn deliver(&self, run: impl Into<Arc<Run>>) {
         self.queue.push(run);
+    }
+
+    /// Queues a run of which more may be learnt. Its trace, and those behind it, are not sent before [`Delivery::release`]; it is
+    /// written to the state directory as any other.
+    pub fn hold(&self, run: Arc<Run>) -> HeldRun {
+        self.queue.push_held(run)
+    }
+
+    /// Ends the hold of a run, and replaces it by `run` if that is given. A run that has left memory stays as it was.
+    pub fn release(&self, held: HeldRun, run: Option<Arc<Run>>) {
+        self.queue.release(held, run);
     }
 
     /// The state of the queue.

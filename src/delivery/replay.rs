@@ -45,8 +45,9 @@ impl Replay {
     pub const BATCH_SPANS: usize = BATCH_SPANS;
 
     /// To be made and used inside one runtime.
-    pub fn new(signal: &Signal, who: &ResourceSettings) -> Result<Self, SignalError> {
-        Ok(Self { traces: TracesExporter::new(signal, &resource(who))? })
+    /// `server_service_name` is the `service.name` of spans that mail servers reported.
+    pub fn new(signal: &Signal, who: &ResourceSettings, server_service_name: String) -> Result<Self, SignalError> {
+        Ok(Self { traces: TracesExporter::new(signal, resource(who), server_service_name)? })
     }
 
     /// The receiver, for messages.
@@ -55,7 +56,7 @@ impl Replay {
     }
 
     /// Sends a batch, in at most five attempts.
-    pub async fn send(&self, runs: &[Arc<Run>]) -> ReplayOutcome {
+    pub async fn send(&mut self, runs: &[Arc<Run>]) -> ReplayOutcome {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_REQUEST);
         let mut attempt = 1;
         loop {

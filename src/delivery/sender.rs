@@ -16,8 +16,9 @@ use crate::{clock, telemetry::Metrics};
 const REFUSED_IN_A_ROW: u32 = 3;
 
 /// Ends with its runtime.
-pub(super) async fn run(queue: Queue, traces: TracesExporter, metrics: Metrics) {
-    let endpoint = &traces.client.endpoint;
+pub(super) async fn run(queue: Queue, mut traces: TracesExporter, metrics: Metrics) {
+    let client = traces.client.clone();
+    let endpoint = &client.endpoint;
     let mut health = ReceiverHealth::default();
     let (mut warnings, mut rejections) = (LogThrottle::default(), LogThrottle::default());
     let (mut refused, mut rejected_backoff) = (0_u32, Backoff::default());

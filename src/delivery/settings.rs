@@ -14,6 +14,8 @@ pub struct DeliverySettings {
     pub traces: Option<Signal>,
     /// The receiver of metrics; without it none are kept.
     pub metrics: Option<Signal>,
+    /// The `service.name` of spans that mail servers reported.
+    pub server_service_name: String,
     /// The time between two exports of metrics.
     pub metric_interval: Duration,
     /// Whether metrics are sums since the start, or since the last export.
@@ -31,6 +33,7 @@ impl Default for DeliverySettings {
         Self {
             traces: None,
             metrics: None,
+            server_service_name: "dovecot".to_owned(),
             metric_interval: Duration::from_secs(15),
             temporality: Temporality::Cumulative,
             state: None,

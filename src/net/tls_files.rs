@@ -21,7 +21,7 @@ use crate::{
     secret::{self, SecretError},
 };
 
-const DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 const LARGEST: u64 = 16 << 20;
 
 /// Paths of the files.
@@ -85,15 +85,15 @@ pub enum TlsFileFault {
 }
 
 impl TlsFileFault {
-    fn error(self, text: String) -> TlsContextError {
+    pub(super) fn error(self, text: String) -> TlsContextError {
         TlsContextError { fault: self, text }
     }
 
-    fn no_certificate(self, path: &Path) -> TlsContextError {
+    pub(super) fn no_certificate(self, path: &Path) -> TlsContextError {
         self.error(format!("{} holds no certificate in PEM form", path.display()))
     }
 
-    fn damaged_certificate(self, path: &Path) -> TlsContextError {
+    pub(super) fn damaged_certificate(self, path: &Path) -> TlsContextError {
         self.error(format!("a certificate in {} is damaged", path.display()))
     }
 }
@@ -222,12 +222,12 @@ impl std::fmt::Debug for TlsMaterial {
 }
 
 /// The result of `read` for a file, for a caller that may block.
-fn now<T: Send + 'static>(path: &Path, read: ReadFile<T>) -> Result<T, TlsContextError> {
+pub(super) fn now<T: Send + 'static>(path: &Path, read: ReadFile<T>) -> Result<T, TlsContextError> {
     blocking::with_path_sync(path, clock::now() + DEADLINE, read)
         .unwrap_or_else(|unfinished| Err(unreadable(path, unfinished)))
 }
 
-async fn by<T: Send + 'static>(
+pub(super) async fn by<T: Send + 'static>(
     deadline: Deadline,
     path: &Path,
     read: ReadFile<T>,
@@ -239,14 +239,14 @@ async fn by<T: Send + 'static>(
 
 type ReadFile<T> = fn(&Path) -> Result<T, TlsContextError>;
 
-fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
+pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsContextError> {
     secret::read_key(path).map_err(|error| match error {
         SecretError::File(path, source) => unreadable(&path, source),
         error => TlsFileFault::Key.error(format!("the client key cannot be used: {error}")),
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsContextError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsContextError> {
     blocking::read_file(path, LARGEST).map_err(|error| unreadable(path, error))
 }
 
@@ -275,20 +275,20 @@ fn check_form(key: &[u8], path: &Path) -> Result<(), TlsContextError> {
 
 /// The key in PKCS#8 form; unchanged if it cannot be converted.
 #[cfg(target_os = "linux")]
-fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+pub(super) fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     // The callback keeps OpenSSL from asking for a passphrase on the terminal.
     let key = openssl::pkey::PKey::private_key_from_pem_callback(&pem, |_| Ok(0));
     key.and_then(|key| key.private_key_to_pem_pkcs8()).map_or(pem, Zeroizing::new)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+pub(super) fn in_pkcs8(pem: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     pem
 }
 
 /// Whether this key (PEM) belongs to this certificate (DER).
 #[cfg(target_os = "linux")]
-fn is_pair(certificate: &[u8], key: &[u8]) -> bool {
+pub(super) fn is_pair(certificate: &[u8], key: &[u8]) -> bool {
     let public = openssl::x509::X509::from_der(certificate).and_then(|certificate| certificate.public_key());
     let private = openssl::pkey::PKey::private_key_from_pem(key);
     // The library rejects what cannot be parsed here.
@@ -297,11 +297,11 @@ fn is_pair(certificate: &[u8], key: &[u8]) -> bool {
 
 /// Elsewhere the library rejects such a pair.
 #[cfg(not(target_os = "linux"))]
-fn is_pair(_: &[u8], _: &[u8]) -> bool {
+pub(super) fn is_pair(_: &[u8], _: &[u8]) -> bool {
     true
 }
 
-fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
+pub(super) fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
     x509_parser::pem::Pem::iter_from_buffer(pem)
         .flatten()
         .filter(|block| block.label == "CERTIFICATE" || block.label == "TRUSTED CERTIFICATE")
@@ -310,7 +310,7 @@ fn certificates(pem: &[u8]) -> Vec<native_tls::Certificate> {
 }
 
 /// Whether every certificate of a PEM file can be parsed: OpenSSL stops at the first that cannot.
-fn is_whole(pem: &[u8]) -> bool {
+pub(super) fn is_whole(pem: &[u8]) -> bool {
     x509_parser::pem::Pem::iter_from_buffer(pem).all(|block| {
         block.is_ok_and(|block| {
             !block.label.ends_with("CERTIFICATE") || native_tls::Certificate::from_der(&block.contents).is_ok()

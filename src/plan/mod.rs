@@ -8,6 +8,7 @@ mod choice;
 mod endpoint;
 mod journey;
 mod maintenance;
+mod network;
 mod run_limits;
 mod target;
 
@@ -18,5 +19,6 @@ pub use imaptrace_imap::Limits;
 pub use imaptrace_record::Security;
 pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, TagStyle, Window};
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
+pub use network::{Network, NetworkError};
 pub use run_limits::RunLimits;
 pub use target::{Account, Dns, NameResolver, SeriesPer, Target, Timing, TlsOptions, UserName};

@@ -3,15 +3,7 @@
 //! Limits the number of connections (a new one closes the oldest), the size and time of a request's head, and the time of a
 //! connection, which serves one request without a body. `page` and `facts` have the content. Started by `agent`.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use http_body_util::{Either, Full, StreamBody};
@@ -26,9 +18,8 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::oneshot,
     task::AbortHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -37,6 +28,7 @@ use super::{
     request::{self, RequestError, StatusEndpoint},
     run_history::RunHistory,
 };
+use crate::listener::ListenerThread;
 
 /// Connections at once.
 const CONNECTIONS: usize = 32;
@@ -47,8 +39,6 @@ const HEADERS: usize = 32;
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// From the first byte of the request to the last of the response.
 const TIME: Duration = Duration::from_secs(30);
-/// The pause after an accept that failed (no file descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const INDEX: &str = "\
 imaptrace
@@ -61,11 +51,7 @@ imaptrace
 
 /// Serves requests until it is dropped.
 #[derive(Debug)]
-pub struct StatusServer {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct StatusServer(ListenerThread);
 
 struct ResponseSource {
     history: Arc<RunHistory>,
@@ -83,60 +69,31 @@ impl StatusServer {
         identity: Identity,
         facts: impl Fn() -> Facts + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let loopback = request::loopback(&address.ip());
+        let loopback = request::loopback(&listen.ip());
         let source = Arc::new(ResponseSource { history, identity, facts: Box::new(facts), loopback });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = {
-            let _entered = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
-        };
-        let (stop, stopped) = oneshot::channel();
-        let thread = thread::Builder::new().name("status".into()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    // Dropping the sender is the same as sending.
-                    _ = stopped => {}
-                    () = accept(&listener, &source) => {}
-                }
-            });
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        let mut open = VecDeque::new();
+        ListenerThread::start("status", listen, move |stream, _| admit(stream, &mut open, &source)).map(Self)
     }
 
     /// The address it listens on, with the real port if 0 was given.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 }
 
-impl Drop for StatusServer {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        // The thread ends at once; a panic has been reported.
-        let _ = self.thread.take().map(JoinHandle::join);
+/// Serves a new connection. With too many open, the oldest is closed.
+fn admit(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    open: &mut VecDeque<AbortHandle>,
+    source: &Arc<ResponseSource>,
+) {
+    open.retain(|connection| !connection.is_finished());
+    if open.len() >= CONNECTIONS
+        && let Some(oldest) = open.pop_front()
+    {
+        oldest.abort();
     }
-}
-
-async fn accept(listener: &tokio::net::TcpListener, source: &Arc<ResponseSource>) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-        }
-        open.push_back(tokio::spawn(serve(stream, source.clone())).abort_handle());
-    }
+    open.push_back(tokio::spawn(serve(stream, source.clone())).abort_handle());
 }
 
 /// Serves one request of a connection. Its errors concern the peer alone.
@@ -232,6 +189,8 @@ fn respond(code: StatusCode, kind: &'static str, body: ResponseBody) -> Response
 mod tests {
     use imaptrace_record::{RunOutcome, Seconds, Timestamp};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use tokio::time::sleep;
 
     use super::*;
     use crate::{

@@ -11,11 +11,13 @@ pub mod logs;
 mod metrics;
 pub mod names;
 mod resource;
+mod server_spans;
 mod spans;
 
 pub use live::{LiveRoot, RemoteParent};
 pub use metrics::{Collection, Metrics, MetricsSettings, Subject};
-pub use resource::{ResourceSettings, resource};
+pub use resource::{ResourceSettings, resource, server_resource};
+pub use server_spans::server_spans;
 pub use spans::spans;
 
 #[cfg(test)]

@@ -59,6 +59,18 @@ pub const WAIT_SPAN: &str = "wait";
 /// The span name of a command outside the closed list.
 pub const UNNAMED_SPAN: &str = "imap";
 
+/// The spans of a mail server beside those of commands: the login as its login process, its auth process, a password database
+/// and a user database see it, and the session.
+pub const AUTH_CLIENT_SPAN: &str = "auth client";
+/// See [`AUTH_CLIENT_SPAN`].
+pub const AUTH_SPAN: &str = "auth";
+/// See [`AUTH_CLIENT_SPAN`].
+pub const PASSDB_SPAN: &str = "passdb";
+/// See [`AUTH_CLIENT_SPAN`].
+pub const USERDB_SPAN: &str = "userdb";
+/// See [`AUTH_CLIENT_SPAN`].
+pub const SESSION_SPAN: &str = "session";
+
 /// The value of an attribute that is outside its closed list.
 pub const OTHER: &str = "_OTHER";
 
@@ -158,7 +170,20 @@ names! {
         SYNTHETIC_TYPE = "user_agent.synthetic.type",
         NOTE_LEVEL = "imaptrace.note.level",
         NOTE_TEXT = "imaptrace.note.text",
+        DOVECOT_EVENT = "dovecot.event",
+        DOVECOT_START_TIME = "dovecot.start_time",
+        DOVECOT_DURATION = "dovecot.duration",
+        DOVECOT_RUNNING = "dovecot.running",
+        DOVECOT_LOCK_WAIT = "dovecot.lock_wait",
+        DOVECOT_BYTES_IN = "dovecot.bytes_in",
+        DOVECOT_BYTES_OUT = "dovecot.bytes_out",
+        DOVECOT_MAIL_OPENED = "dovecot.mail_opened",
+        DOVECOT_MAIL_OPENED_REASONS = "dovecot.mail_opened.reasons",
+        DOVECOT_AUTH_SUCCESS = "dovecot.auth.success",
+        DOVECOT_CLOCK_OFFSET = "dovecot.clock_offset",
         REASON = "reason",
+        SENDER = "sender",
+        OUTCOME = "outcome",
     }
 }
 
@@ -220,6 +245,8 @@ metrics! {
         "Runs whose trace was given up";
     DELIVERY_DURATION = "imaptrace.delivery.duration", Histogram, "s",
         "One attempt to export a batch of traces";
+    SERVER_EVENTS = "imaptrace.server_events", Counter, "{event}",
+        "Events that mail servers sent, by what became of them";
     AGENT_CPU_WAIT = "imaptrace.agent.cpu.wait", Counter, "s",
         "Time that the threads that probe were ready to run and had no processor";
     AGENT_CPU_THROTTLED = "imaptrace.agent.cpu.throttled", Counter, "s",
@@ -263,6 +290,34 @@ impl DropReason {
             Self::Budget => "budget",
             Self::Refused => "refused",
             Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// What became of a server's event: [`OUTCOME`] on [`SERVER_EVENTS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventOutcome {
+    /// It is in the trace of a run.
+    Joined,
+    /// Its run did not wait for it any more.
+    Late,
+    /// It belongs to no run.
+    Unmatched,
+    /// The sender is unknown or may not report about that target, or the event cannot be used.
+    Rejected,
+    /// There was no room for it.
+    Full,
+}
+
+impl EventOutcome {
+    /// The value of the attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Late => "late",
+            Self::Unmatched => "unmatched",
+            Self::Rejected => "rejected",
+            Self::Full => "full",
         }
     }
 }

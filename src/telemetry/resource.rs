@@ -42,6 +42,14 @@ pub fn resource(settings: &ResourceSettings) -> Resource {
         .build()
 }
 
+/// The resource of the spans that the mail server on this host reported.
+pub fn server_resource(service_name: &str, host_name: &str) -> Resource {
+    let pairs = [(names::SERVICE_NAME, service_name), (names::HOST_NAME, host_name)];
+    Resource::builder_empty()
+        .with_attributes(pairs.into_iter().map(|(key, value)| KeyValue::new(key, value.to_owned())))
+        .build()
+}
+
 #[cfg(test)]
 mod tests {
     use opentelemetry::Key;

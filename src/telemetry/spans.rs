@@ -6,7 +6,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
     ClockSource, CloseNotify, CommandState, ErrorType, EventName, Run, RunOutcome, Seconds, ServerText, ServerWait,
-    SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault,
+    SignedSeconds, SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault,
 };
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
@@ -244,9 +244,17 @@ fn span_name(step: &Step) -> Cow<'static, str> {
 }
 
 /// Attributes under construction. Each key is put once: the SDK removes no duplicates.
-struct Attributes(Vec<KeyValue>);
+pub(super) struct Attributes(Vec<KeyValue>);
 
 impl Attributes {
+    pub(super) fn empty() -> Self {
+        Self(Vec::with_capacity(16))
+    }
+
+    pub(super) fn into_inner(self) -> Vec<KeyValue> {
+        self.0
+    }
+
     /// The attributes of every span of the run.
     fn of(common: &SharedAttributes) -> Self {
         let mut all = Self(Vec::with_capacity(40));
@@ -295,11 +303,11 @@ impl Attributes {
         self.some(names::CERTIFICATE_READ_AT, tls.read_at.and_then(json_text));
     }
 
-    fn put(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub(super) fn put(&mut self, key: &'static str, value: impl Into<Value>) {
         self.0.push(KeyValue::new(key, value.into()));
     }
 
-    fn some(&mut self, key: &'static str, value: Option<impl Into<Value>>) {
+    pub(super) fn some(&mut self, key: &'static str, value: Option<impl Into<Value>>) {
         self.0.extend(value.map(|value| KeyValue::new(key, value.into())));
     }
 
@@ -307,11 +315,15 @@ impl Attributes {
         self.some(key, value.map(ToString::to_string));
     }
 
-    fn seconds(&mut self, key: &'static str, value: Option<Seconds>) {
+    pub(super) fn seconds(&mut self, key: &'static str, value: Option<Seconds>) {
         self.some(key, value.map(Seconds::as_f64));
     }
 
-    fn count(&mut self, key: &'static str, value: Option<u64>) {
+    pub(super) fn seconds_signed(&mut self, key: &'static str, value: Option<SignedSeconds>) {
+        self.some(key, value.map(SignedSeconds::as_f64));
+    }
+
+    pub(super) fn count(&mut self, key: &'static str, value: Option<u64>) {
         self.some(key, value.map(|value| i64::try_from(value).unwrap_or(i64::MAX)));
     }
 
@@ -320,12 +332,12 @@ impl Attributes {
     }
 }
 
-fn strings(all: impl Iterator<Item = impl ToString>) -> Value {
+pub(super) fn strings(all: impl Iterator<Item = impl ToString>) -> Value {
     Value::Array(Array::String(all.map(|one| StringValue::from(one.to_string())).collect()))
 }
 
 /// The text of a value in the record's JSON.
-fn json_text(value: impl Serialize) -> Option<String> {
+pub(super) fn json_text(value: impl Serialize) -> Option<String> {
     serde_json::to_value(value).ok()?.as_str().map(ToOwned::to_owned)
 }
 
@@ -343,11 +355,11 @@ fn events(all: impl Iterator<Item = Event>) -> SpanEvents {
     events
 }
 
-fn otel_id(id: SpanId) -> opentelemetry::SpanId {
+pub(super) fn otel_id(id: SpanId) -> opentelemetry::SpanId {
     opentelemetry::SpanId::from_bytes(id.to_bytes())
 }
 
-fn context(run: &Run, id: SpanId) -> SpanContext {
+pub(super) fn context(run: &Run, id: SpanId) -> SpanContext {
     let trace = opentelemetry::TraceId::from_bytes(run.trace_id.to_bytes());
     SpanContext::new(trace, otel_id(id), TraceFlags::SAMPLED, false, TraceState::default())
 }

@@ -464,6 +464,7 @@ fn the_probe_command_line_makes_one_target() {
       state nowhere: baselines start empty at each start
       runs to deliver: 32MiB in memory, on disk none
       http off
+      server events off
     "#);
 }
 
@@ -571,6 +572,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       state nowhere: baselines start empty at each start
       runs to deliver: 32MiB in memory, on disk none
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
+      server events off
     "#);
 }
 
@@ -620,6 +622,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
       state in /
       runs to deliver: 32MiB in memory, on disk 128MiB
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
+      server events off
       journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id
       metrics per target every 15s, histograms explicit, timing on, labels none
     "#);

@@ -40,6 +40,7 @@ mod resolvers;
 mod scenarios;
 mod secret_files;
 mod secrets;
+mod server_events;
 mod streams;
 mod survival;
 #[cfg(target_os = "linux")]

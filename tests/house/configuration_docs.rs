@@ -43,7 +43,7 @@ fn documented() -> Keys {
 
 /// Tables in lists hold examples only.
 fn is_listed(table: &str) -> bool {
-    ["targets", "groups", "windows"].iter().any(|list| table.starts_with(list))
+    ["targets", "groups", "windows", "server_events.senders"].iter().any(|list| table.starts_with(list))
 }
 
 /// `key = default`, or `#key = example` for one that has no default.

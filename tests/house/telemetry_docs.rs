@@ -46,6 +46,13 @@ fn attributes_events_and_resource_are_listed_and_nothing_else_is() {
 fn spans_are_listed_and_nothing_else_is() {
     let root = format!("{} {{journey}}", names::ROOT_SPAN);
     let mut spans = set(&[&root, "{COMMAND}", "{COMMAND} {mailbox}", names::WAIT_SPAN]);
+    spans.extend(set(&[
+        names::AUTH_CLIENT_SPAN,
+        names::AUTH_SPAN,
+        names::PASSDB_SPAN,
+        names::USERDB_SPAN,
+        names::SESSION_SPAN,
+    ]));
     spans.extend(SetupStep::ALL.iter().map(|step| step.as_str().to_owned()));
     assert_eq!(listed("Spans"), spans);
 }

@@ -22,6 +22,7 @@ mod host;
 mod pipeline;
 mod restart;
 mod scrape;
+mod server_events;
 mod servers;
 mod service;
 mod slow;

@@ -11,5 +11,6 @@ pub(super) mod metrics;
 pub(super) mod otlp;
 pub(super) mod proxy;
 pub(super) mod series;
+pub(super) mod server_events;
 pub(super) mod state;
 pub(super) mod window;

@@ -3,7 +3,7 @@
 //! One rule for gRPC and HTTP. Without the key no proxy is used, and never one to a receiver on this host. A proxy's URL may
 //! contain a password, so messages show its host and port only. Opens no connection. Called by `otlp`.
 
-use std::{borrow::Cow, fmt, net::IpAddr};
+use std::{borrow::Cow, fmt};
 
 use imaptrace_imap::Secret;
 use percent_encoding::percent_decode_str;
@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use crate::{
     config::{sources::readers::Field, targets::url},
     delivery::HttpProxy,
-    plan::Host,
+    plan::{Host, Network},
 };
 
 /// How an exporter reaches its receiver, and why.
@@ -171,12 +171,11 @@ fn exempts(entry: &str, host: &Host, port: u16) -> bool {
     }
     match host {
         Host::Address(address) => {
-            let address = address.to_canonical();
-            if let Some((network, bits)) = entry.split_once('/') {
-                return is_within(address, network, bits).unwrap_or(false);
+            if entry.contains('/') {
+                return entry.parse().is_ok_and(|network: Network| network.contains(*address));
             }
             let Ok((Host::Address(named), of_port)) = url::parse_place(entry) else { return false };
-            named.to_canonical() == address && of_port.is_none_or(|of_port| of_port == port)
+            named.to_canonical() == address.to_canonical() && of_port.is_none_or(|of_port| of_port == port)
         }
         Host::Name(name) => {
             let (named, of_port) = match entry.rsplit_once(':') {
@@ -189,17 +188,6 @@ fn exempts(entry: &str, host: &Host, port: u16) -> bool {
             !named.is_empty() && of_port == Some(port) && (name == named || under())
         }
     }
-}
-
-/// Whether an address is in a network (RFC 4632 §3.1); none when the network cannot be read.
-fn is_within(address: IpAddr, network: &str, bits: &str) -> Option<bool> {
-    let (difference, width) = match (address, network.parse().ok()?) {
-        (IpAddr::V4(address), IpAddr::V4(network)) => (u128::from(address.to_bits() ^ network.to_bits()), 32_u32),
-        (IpAddr::V6(address), IpAddr::V6(network)) => (address.to_bits() ^ network.to_bits(), 128),
-        _ => return None,
-    };
-    let host_bits = width.checked_sub(bits.parse().ok()?)?;
-    Some(difference.checked_shr(host_bits).unwrap_or(0) == 0)
 }
 
 #[cfg(test)]

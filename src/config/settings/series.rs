@@ -124,8 +124,12 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
             }
         }
     }
+    // Of events each sender has an outcome, and four more where something is wrong; unknown senders have one together.
+    let (senders, receives) = (config.server_events.senders.len() as u64, config.server_events.listen.is_some());
+    let agent = AGENT + SeriesCount::new(0, senders);
+    let agent_failing = AGENT_FAILING + SeriesCount::new(0, 4 * senders + u64::from(receives));
     let each = accounts.into_values().map(|(families, series)| (series, ACCOUNT_FAILING.times(families)));
-    each.fold((AGENT, AGENT_FAILING), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    each.fold((agent, agent_failing), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
 fn commands(target: &Target) -> u64 {

@@ -130,6 +130,7 @@ fn named(path: &str) -> (String, bool) {
         "targets.accounts" => "an account",
         "groups" => "a group",
         "windows" => "a window",
+        "server_events.senders" => "a sender",
         "password" => "the braces of a secret, such as `password = { file = \"…\" }`",
         _ => return (format!("`[{path}]`"), true),
     };

@@ -1,14 +1,16 @@
-//! The HTTP client of opentelemetry-otlp's exporters: sends a request over gRPC or HTTP/protobuf, and stores the outcome.
+//! The HTTP client of opentelemetry-otlp's exporters: collects what they export and sends it as one request, over gRPC or
+//! HTTP/protobuf.
 //!
-//! The result of an exporter is Ok or a text, so the outcome is stored here. The exporter for HTTP serves both protocols: gRPC
-//! adds a path, a frame and three headers. Does not retry. Must be used inside delivery's runtime. Called by `traces` and
-//! `metrics`.
+//! An exporter has one resource and sends a message for each export; its result is Ok or a text. So an export only adds its
+//! message here: messages one behind the other are one message with the resources of all (Protobuf encoding, "Last One Wins").
+//! The outcome is that of the one request. The exporter for HTTP serves both protocols: gRPC adds a path, a frame and three
+//! headers. Does not retry. Must be used inside delivery's runtime. Called by `traces` and `metrics`.
 
 use std::{
     fmt,
     io::Write as _,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -54,8 +56,8 @@ pub struct OtlpClient {
     send_state: Mutex<SendState>,
     /// Whether the port speaks TLS, if that was checked after a failed request in clear text.
     speaks_tls: Mutex<Option<bool>>,
-    /// The outcome of the last request, until it is taken.
-    outcome: Mutex<Option<ExportOutcome>>,
+    /// The messages of the exports since the last request.
+    message: Mutex<Vec<u8>>,
 }
 
 impl fmt::Debug for OtlpClient {
@@ -65,7 +67,7 @@ impl fmt::Debug for OtlpClient {
 }
 
 impl HttpClient for OtlpClient {
-    /// Sends the body only, with our own headers: those of the exporter come from the environment.
+    /// Keeps the body for `send_exports`; the headers of the exporter come from the environment and are not used.
     fn send_bytes<'a: 'b, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -73,13 +75,8 @@ impl HttpClient for OtlpClient {
     where
         Self: 'b,
     {
-        Box::pin(async move {
-            let outcome = self.export(request.body()).await;
-            let delivered = outcome.result.is_ok();
-            *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-            // Without a body: the exporter would log it.
-            if delivered { Ok(Response::new(Bytes::new())) } else { Err("not delivered".into()) }
-        })
+        self.message().extend_from_slice(request.body());
+        Box::pin(async { Ok(Response::new(Bytes::new())) })
     }
 }
 
@@ -94,7 +91,7 @@ impl OtlpClient {
             grpc_path,
             send_state: Mutex::new(SendState::new(signal, grpc_path)?),
             speaks_tls: Mutex::default(),
-            outcome: Mutex::default(),
+            message: Mutex::default(),
         })
     }
 
@@ -125,15 +122,22 @@ impl OtlpClient {
             .with_retry_policy(RetryPolicy::disabled())
     }
 
-    /// Awaits an exporter's export, and returns the outcome of its request.
-    pub(super) async fn outcome_of(&self, export: impl Future<Output = OTelSdkResult>) -> ExportOutcome {
-        let result = export.await;
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.unwrap_or_else(|| {
-            // Nothing was sent: the batch is at fault.
-            let reason = result.err().map_or_else(|| "the exporter sent nothing".to_owned(), |error| error.to_string());
-            ExportError::Permanent(reason).into()
-        })
+    /// Awaits the exports of exporters that use this client, and sends what they export as one request.
+    pub(super) async fn send_exports(&self, exports: impl Future<Output = OTelSdkResult>) -> ExportOutcome {
+        // A cancelled call may have left some.
+        self.message().clear();
+        let result = exports.await;
+        let message = std::mem::take(&mut *self.message());
+        match result {
+            Ok(()) if !message.is_empty() => self.export(&message).await,
+            // The batch is at fault.
+            Ok(()) => ExportError::Permanent("the exporter sent nothing".to_owned()).into(),
+            Err(error) => ExportError::Permanent(error.to_string()).into(),
+        }
+    }
+
+    fn message(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends one request, unless a header or a file is missing.

@@ -31,7 +31,7 @@ impl MetricsExporter {
 
     /// One attempt to send these metrics.
     pub(in crate::delivery) async fn export(&self, metrics: &ResourceMetrics) -> Result<(), ExportError> {
-        match self.client.outcome_of(self.exporter.export(metrics)).await.result {
+        match self.client.send_exports(self.exporter.export(metrics)).await.result {
             Ok(accepted) => {
                 self.log(accepted);
                 Ok(())

@@ -1,13 +1,17 @@
 //! The exporter of traces: opentelemetry-otlp's, with our client.
 //!
-//! An export is one attempt. Must be used inside delivery's runtime. Called by the sender and by
+//! An export is one attempt: one request with the spans of the agent, and of each host of servers under a resource of its own. Must be used inside delivery's runtime. Called by the sender and by
 //! [`Replay`](crate::delivery::Replay).
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
 
 use imaptrace_record::Run;
 use opentelemetry_otlp::SpanExporter;
-use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{SpanData, SpanExporter as _},
+};
 
 use super::{
     client::{ExportOutcome, OtlpClient},
@@ -16,10 +20,18 @@ use super::{
     send_state::SignalError,
     signal::Signal,
 };
-use crate::{clock, delivery::log_throttle::LogThrottle, telemetry::spans};
+use crate::{
+    clock,
+    delivery::log_throttle::LogThrottle,
+    telemetry::{server_resource, server_spans, spans},
+};
 
 pub(in crate::delivery) struct TracesExporter {
     exporter: SpanExporter,
+    /// The agent's.
+    resource: Resource,
+    /// `service.name` of the spans of servers.
+    server_service_name: String,
     pub(in crate::delivery) client: Arc<OtlpClient>,
 }
 
@@ -42,22 +54,43 @@ impl Accepted {
 }
 
 impl TracesExporter {
-    pub(in crate::delivery) fn new(signal: &Signal, resource: &Resource) -> Result<Self, SignalError> {
+    /// `resource` is the agent's, `server_service_name` the name of the service whose spans mail servers reported.
+    pub(in crate::delivery) fn new(
+        signal: &Signal,
+        resource: Resource,
+        server_service_name: String,
+    ) -> Result<Self, SignalError> {
         let client = Arc::new(OtlpClient::new(signal, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")?);
         let built = client.configure(SpanExporter::builder().with_http(), signal).build();
-        let mut exporter = built.map_err(|error| client.build_error(signal, &error))?;
-        exporter.set_resource(resource);
-        Ok(Self { exporter, client })
+        let exporter = built.map_err(|error| client.build_error(signal, &error))?;
+        Ok(Self { exporter, resource, server_service_name, client })
     }
 
     /// One attempt to send the traces of these runs.
-    pub(in crate::delivery) async fn export(&self, runs: &[Arc<Run>]) -> ExportOutcome {
-        let spans = runs.iter().flat_map(|run| spans(run)).collect();
-        let mut outcome = self.client.outcome_of(self.exporter.export(spans)).await;
+    pub(in crate::delivery) async fn export(&mut self, runs: &[Arc<Run>]) -> ExportOutcome {
+        let client = self.client.clone();
+        let mut outcome = client.send_exports(self.export_all(runs)).await;
         // A delay means an overloaded receiver, not a large batch (OTLP specification, "OTLP/gRPC Throttling").
         if let (Err(ExportError::TooLarge(reason)), Some(_)) = (&mut outcome.result, outcome.retry_after) {
             outcome.result = Err(ExportError::Retryable(std::mem::take(reason)));
         }
         outcome
+    }
+
+    /// Hands all spans to the client, one message for each resource.
+    async fn export_all(&mut self, runs: &[Arc<Run>]) -> OTelSdkResult {
+        self.exporter.set_resource(&self.resource);
+        self.exporter.export(runs.iter().flat_map(|run| spans(run)).collect()).await?;
+        let mut hosts: BTreeMap<&str, Vec<SpanData>> = BTreeMap::new();
+        for run in runs {
+            for (host, span) in server_spans(run) {
+                hosts.entry(host).or_default().push(span);
+            }
+        }
+        for (host, spans) in hosts {
+            self.exporter.set_resource(&server_resource(&self.server_service_name, host));
+            self.exporter.export(spans).await?;
+        }
+        Ok(())
     }
 }

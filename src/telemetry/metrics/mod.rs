@@ -46,7 +46,7 @@ use self::{
 };
 use super::{
     logs,
-    names::{self, DropReason},
+    names::{self, DropReason, EventOutcome},
 };
 
 /// All series; clones share them.
@@ -68,6 +68,7 @@ struct AgentInstruments {
     queue_limit: UpDownCounter<i64>,
     dropped: Counter<u64>,
     delivery: Histogram<f64>,
+    server_events: Counter<u64>,
     cpu_wait: Counter<f64>,
     cpu_throttled: Counter<f64>,
     paused: Counter<f64>,
@@ -228,6 +229,13 @@ impl Metrics {
         self.0.own.delivery.record(took.as_f64(), &[]);
     }
 
+    /// Counts events of mail servers. An unknown `sender` has no name.
+    pub fn server_events(&self, sender: Option<&str>, outcome: EventOutcome, events: u64) {
+        let sender = sender.unwrap_or(names::OTHER).to_owned();
+        let attributes = [KeyValue::new(names::SENDER, sender), KeyValue::new(names::OUTCOME, outcome.as_str())];
+        self.0.own.server_events.add(events, &attributes);
+    }
+
     /// Time lost since the last call to waiting for a processor, to the cgroup's CPU limit, and to pauses of the whole process; and
     /// whether that is too much.
     pub fn agent_cpu(&self, waited: Seconds, throttled: Seconds, paused: Seconds, short: bool) {
@@ -262,6 +270,7 @@ impl AgentInstruments {
             queue_limit: up_down_counter(meter, names::DELIVERY_QUEUE_LIMIT),
             dropped: counter(meter, names::DELIVERY_DROPPED),
             delivery: histogram(meter, names::DELIVERY_DURATION),
+            server_events: counter(meter, names::SERVER_EVENTS),
             cpu_wait: time_counter(meter, names::AGENT_CPU_WAIT),
             cpu_throttled: time_counter(meter, names::AGENT_CPU_THROTTLED),
             paused: time_counter(meter, names::AGENT_PAUSED),

@@ -1,0 +1,142 @@
+//! Who may send: the name and secret of a request, and the address that it comes from. Compares; reads no file. Called by
+//! `receiver`; the agent makes the [`SenderCredentials`] and replaces them when a file has changed.
+
+use std::{fmt, net::IpAddr};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http::{HeaderMap, header::AUTHORIZATION};
+use imaptrace_imap::Secret;
+use sha2::{Digest as _, Sha256};
+use tokio_native_tls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+use super::SenderSettings;
+
+/// What connections and requests are checked against.
+pub struct SenderCredentials {
+    /// By the position of the sender: the digest of `NAME:SECRET`; none while the secret cannot be read.
+    digests: Vec<Option<[u8; 32]>>,
+    tls: TransportSecurity,
+}
+
+/// What a connection begins with.
+#[derive(Clone)]
+pub enum TransportSecurity {
+    /// Clear text.
+    ClearText,
+    /// A TLS handshake.
+    Tls(TlsAcceptor),
+    /// A TLS handshake, but the files for it cannot be read: connections are closed.
+    Unready,
+}
+
+impl fmt::Debug for SenderCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SenderCredentials").finish_non_exhaustive()
+    }
+}
+
+impl SenderCredentials {
+    /// The credentials of these senders, in their order; a sender without a secret cannot send.
+    pub fn new<'a>(
+        senders: impl Iterator<Item = (&'a SenderSettings, Option<Secret>)>,
+        tls: TransportSecurity,
+    ) -> Self {
+        let digest = |(sender, secret): (&SenderSettings, Option<Secret>)| {
+            let secret = secret?;
+            let pair = Zeroizing::new(format!("{}:{}", sender.name, secret.expose()));
+            Some(Sha256::digest(pair.as_bytes()).into())
+        };
+        Self { digests: senders.map(digest).collect(), tls }
+    }
+
+    pub(super) fn tls(&self) -> &TransportSecurity {
+        &self.tls
+    }
+
+    /// The position of the sender whose request has these headers and comes from `peer`.
+    pub(super) fn authenticate(&self, senders: &[SenderSettings], headers: &HeaderMap, peer: IpAddr) -> Option<usize> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let pair = Zeroizing::new(BASE64_STANDARD.decode(token.trim()).ok()?);
+        let digest: [u8; 32] = Sha256::digest(&pair).into();
+        // All are compared, so that the time tells nothing about which one is close.
+        let found = self.digests.iter().enumerate().fold(None, |found, (index, known)| {
+            let same = known.as_ref().is_some_and(|known| is_same(known, &digest));
+            if same { Some(index) } else { found }
+        })?;
+        may_send_from(senders.get(found)?, peer).then_some(found)
+    }
+}
+
+/// Whether the two are equal, in a time that depends on neither.
+fn is_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    one.iter().zip(other).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
+}
+
+/// Whether the sender may send from this address.
+pub(super) fn may_send_from(sender: &SenderSettings, peer: IpAddr) -> bool {
+    sender.from.is_empty() || sender.from.iter().any(|network| network.contains(peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{plan::Glob, secret::SecretSource};
+
+    fn senders() -> Vec<SenderSettings> {
+        let sender = |name: &str, from: &[&str]| SenderSettings {
+            name: name.to_owned(),
+            secret: SecretSource::Nowhere,
+            from: from.iter().map(|network| network.parse().unwrap()).collect(),
+            targets: vec![Glob::new("*")],
+        };
+        vec![sender("one", &[]), sender("two", &["192.0.2.0/24"]), sender("three", &[])]
+    }
+
+    fn credentials() -> SenderCredentials {
+        let secrets = [Some("first"), Some("se:cond"), None].map(|secret| secret.map(|it| Secret::new(it.to_owned())));
+        SenderCredentials::new(senders().iter().zip(secrets), TransportSecurity::ClearText)
+    }
+
+    fn asked(values: &[&str], peer: &str) -> Option<usize> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        credentials().authenticate(&senders(), &headers, peer.parse().unwrap())
+    }
+
+    fn basic(pair: &str) -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(pair))
+    }
+
+    #[test]
+    fn a_sender_is_known_by_name_secret_and_address() {
+        let (one, two) = (basic("one:first"), basic("two:se:cond"));
+        assert_eq!(asked(&[&one], "203.0.113.1"), Some(0));
+        assert_eq!(asked(&[&one.replace("Basic", "basic")], "2001:db8::1"), Some(0));
+        assert_eq!(asked(&[&two], "192.0.2.9"), Some(1));
+        assert_eq!(asked(&[&two], "::ffff:192.0.2.9"), Some(1));
+        assert_eq!(asked(&[&two], "203.0.113.1"), None);
+    }
+
+    #[test]
+    fn nothing_else_is_a_sender() {
+        for value in
+            ["one:second", "two:first", "one:", ":first", "one", "", "three:", "three", "one:first ", "One:first"]
+        {
+            assert_eq!(asked(&[&basic(value)], "192.0.2.9"), None, "{value}");
+        }
+        for value in ["Basic", "Basic ?", "Bearer b25lOmZpcnN0", "b25lOmZpcnN0"] {
+            assert_eq!(asked(&[value], "192.0.2.9"), None, "{value}");
+        }
+        assert_eq!(asked(&[], "192.0.2.9"), None);
+        let twice = basic("one:first");
+        assert_eq!(asked(&[&twice, &twice], "192.0.2.9"), None);
+    }
+}

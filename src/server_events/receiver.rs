@@ -1,0 +1,204 @@
+//! The HTTP listener for events, on a thread of its own.
+//!
+//! Checks who sends before it reads a body, and answers 204 to all others at once, also to what it does not use: Dovecot keeps
+//! events in memory for a receiver that is slow or refuses. Limits connections, handshakes, the size and time of a request, and
+//! the number of events a second. It does not interpret a body: `store` does. Started by `agent`.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body, Bytes, Incoming},
+    header::{CONNECTION, HeaderValue, WWW_AUTHENTICATE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{
+    ServerEventsSettings,
+    access::{SenderCredentials, TransportSecurity, may_send_from},
+    connections::Connections,
+    rate::TokenBucket,
+    store::EventStore,
+};
+use crate::{clock, listener::ListenerThread};
+
+/// The largest body that is read.
+const BODY_BYTES: usize = 16 << 10;
+/// The largest head of a request: hyper's least number.
+const HEAD_BYTES: usize = 8 << 10;
+const HEADERS: usize = 32;
+/// From the start of a connection to the head of its first request, the TLS handshake included; and for a body.
+const TIME: Duration = Duration::from_secs(5);
+/// A connection without a request for this long is closed.
+const IDLE: Duration = Duration::from_secs(90);
+/// New connections a second: a handshake costs a millisecond of CPU.
+const CONNECTIONS_A_SECOND: u32 = 100;
+const CONNECTIONS_AT_ONCE: u32 = 300;
+/// Events a second, of all senders. 2,000 runs of 12 events every 10 s are 2,400.
+const EVENTS_A_SECOND: u32 = 5_000;
+const EVENTS_AT_ONCE: u32 = 10_000;
+
+/// Receives events until it is dropped.
+#[derive(Debug)]
+pub struct EventReceiver(ListenerThread);
+
+/// What all connections use.
+struct ReceiverContext {
+    settings: ServerEventsSettings,
+    credentials: watch::Receiver<Arc<SenderCredentials>>,
+    store: Arc<EventStore>,
+    events: Mutex<TokenBucket>,
+}
+
+impl EventReceiver {
+    /// Starts listening on `listen`, and passes the bodies of authenticated requests to `store`. New credentials are in use from
+    /// the next connection and request on.
+    pub fn start(
+        listen: SocketAddr,
+        settings: ServerEventsSettings,
+        credentials: watch::Receiver<Arc<SenderCredentials>>,
+        store: Arc<EventStore>,
+    ) -> io::Result<Self> {
+        let events = Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE));
+        let reception = Arc::new(ReceiverContext { settings, credentials, store, events });
+        let mut connections = Connections::default();
+        let mut handshakes = TokenBucket::new(CONNECTIONS_A_SECOND, CONNECTIONS_AT_ONCE);
+        let accepted = move |stream, peer: SocketAddr| {
+            if handshakes.take(clock::now()) {
+                admit(stream, peer.ip(), &mut connections, &reception);
+            }
+        };
+        ListenerThread::start("server-events", listen, accepted).map(Self)
+    }
+
+    /// The address it listens on, with the real port if 0 was given.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+}
+
+/// Serves a new connection, if its address may send and there is room.
+fn admit(stream: TcpStream, peer: IpAddr, connections: &mut Connections, reception: &Arc<ReceiverContext>) {
+    let peer = peer.to_canonical();
+    let may_send = reception.settings.senders.iter().any(|sender| may_send_from(sender, peer));
+    if !may_send || !connections.make_room(peer) {
+        return;
+    }
+    let is_known = Arc::new(AtomicBool::new(false));
+    let connection = connect(stream, peer, reception.clone(), is_known.clone());
+    connections.add(peer, is_known, tokio::spawn(connection).abort_handle());
+}
+
+async fn connect(stream: TcpStream, peer: IpAddr, reception: Arc<ReceiverContext>, is_known: Arc<AtomicBool>) {
+    let tls = reception.credentials.borrow().tls().clone();
+    match tls {
+        TransportSecurity::ClearText => serve(stream, peer, reception, is_known).await,
+        TransportSecurity::Unready => {}
+        TransportSecurity::Tls(acceptor) => {
+            if let Ok(Ok(stream)) = timeout(TIME, acceptor.accept(stream)).await {
+                serve(stream, peer, reception, is_known).await;
+            }
+        }
+    }
+}
+
+/// Serves the requests of a connection. Its errors concern the peer alone.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: IpAddr,
+    reception: Arc<ReceiverContext>,
+    is_known: Arc<AtomicBool>,
+) {
+    let known = is_known.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (reception, known) = (reception.clone(), known.clone());
+        async move { Ok::<_, Infallible>(respond(receive(request, peer, &reception, &known).await)) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = &mut connection => return,
+        () = sleep(TIME) => {}
+    }
+    if is_known.load(Ordering::Relaxed) {
+        drop(connection.await);
+    }
+}
+
+/// Reads a request. Returns the status of the response.
+async fn receive<B>(request: Request<B>, peer: IpAddr, reception: &ReceiverContext, is_known: &AtomicBool) -> StatusCode
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
+{
+    let credentials = reception.credentials.borrow().clone();
+    let sender = credentials.authenticate(&reception.settings.senders, request.headers(), peer);
+    let Some(sender) = sender else {
+        reception.store.refused(None);
+        return StatusCode::UNAUTHORIZED;
+    };
+    if request.body().size_hint().lower() > BODY_BYTES as u64 {
+        reception.store.refused(Some(sender));
+        return StatusCode::PAYLOAD_TOO_LARGE;
+    }
+    is_known.store(true, Ordering::Relaxed);
+    match timeout(TIME, Limited::new(request.into_body(), BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => {
+            let now = clock::now();
+            if reception.events.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
+                reception.store.receive(sender, &body.to_bytes(), now);
+            } else {
+                reception.store.over_rate(sender);
+            }
+            StatusCode::NO_CONTENT
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            reception.store.refused(Some(sender));
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
+        // The peer is gone, or sends too slowly: nothing that it sent is used.
+        Ok(Err(_)) | Err(_) => {
+            reception.store.refused(Some(sender));
+            StatusCode::NO_CONTENT
+        }
+    }
+}
+
+fn respond(status: StatusCode) -> Response<Empty<Bytes>> {
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = status;
+    if status != StatusCode::NO_CONTENT {
+        // What is left of the request is not read.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Basic realm=\"imaptrace\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;

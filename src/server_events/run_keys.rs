@@ -1,0 +1,48 @@
+//! What the events of a run's session are recognised by. Called by the agent for a finished run; `store` looks events up by it.
+
+use std::time::Instant;
+
+use imaptrace_record::{Run, SpanId};
+
+use super::dovecot_event::ConnectionEnds;
+
+/// The keys of a finished run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunKeys {
+    pub(super) target: String,
+    /// The tags that were sent, in either form.
+    pub(super) tags: Vec<String>,
+    pub(super) ends: Option<ConnectionEnds>,
+    /// When it began, at the earliest.
+    pub(super) began: Instant,
+    /// A server that sends events has sent some about it.
+    pub(super) is_reported: bool,
+}
+
+impl RunKeys {
+    /// The keys of a run that has ended at `ended`.
+    pub fn of(run: &Run, ended: Instant) -> Self {
+        let commands = || run.steps.iter().filter(|step| step.is_command() && step.was_started());
+        let logged_in = commands().any(|step| step.mailbox_messages.is_some());
+        let (peer, local) = (run.server.peer, run.server.local);
+        Self {
+            target: run.target.clone(),
+            tags: commands().filter_map(|step| step.span_id).flat_map(tags).collect(),
+            ends: peer.zip(local).map(|(peer, local)| ConnectionEnds::new(peer, local)),
+            began: ended.checked_sub(run.duration_s.to_duration()).unwrap_or(ended),
+            is_reported: logged_in,
+        }
+    }
+
+    /// Whether the server may know of its session at all: a connection was opened and a command sent.
+    pub fn has_session(&self) -> bool {
+        self.ends.is_some() && !self.tags.is_empty()
+    }
+}
+
+/// The tags that a step with this id may have had: `tag = "span_id"` and `tag = "short"`.
+fn tags(id: SpanId) -> [String; 2] {
+    let long = id.to_string();
+    let short = format!("T{}", long.get(..6).unwrap_or_default());
+    [long, short]
+}

@@ -1,0 +1,179 @@
+//! The sessions that are reported at present: the events of each, and by which keys it is found. Bounded by the caller. Called by
+//! `store`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::Hash,
+    time::Instant,
+};
+
+use super::{
+    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent},
+    run_keys::RunKeys,
+};
+
+/// Events that are kept of a session: a run has some 12, and one more for each mail that the server opens.
+const EVENTS_OF_A_SESSION: usize = 1_024;
+/// What the indices take of a session, nearly.
+const SESSION_BYTES: usize = 512;
+/// What a tag takes in its session and in the index, nearly.
+const TAG_BYTES: usize = 128;
+
+/// What one sender has reported about a session.
+pub(super) struct ReportedSession {
+    pub(super) sender: usize,
+    pub(super) session: Option<String>,
+    pub(super) events: Vec<ReportedEvent>,
+    pub(super) is_finished: bool,
+    pub(super) began: Instant,
+    tags: BTreeSet<String>,
+    ends: Option<ConnectionEnds>,
+    /// The hashes of the events' bodies.
+    seen: HashSet<u64>,
+    bytes: usize,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It is kept; `finished`: its session is over.
+    Kept { finished: bool },
+    /// The same event was there already.
+    Repeated,
+    /// Its session has too many.
+    Full,
+}
+
+/// All of them, the oldest first.
+#[derive(Default)]
+pub(super) struct Sessions {
+    all: BTreeMap<u64, ReportedSession>,
+    next: u64,
+    by_session: HashMap<String, Vec<u64>>,
+    by_tag: HashMap<String, Vec<u64>>,
+    by_ends: HashMap<ConnectionEnds, Vec<u64>>,
+    pub(super) bytes: usize,
+}
+
+impl Sessions {
+    /// Adds an event with the hash of its body.
+    pub(super) fn add(&mut self, sender: usize, event: ReportedEvent, hash: u64, now: Instant) -> Added {
+        let EventKeys { session, tag, ends, finishes } = event.keys();
+        let known = session.as_ref().and_then(|session| {
+            let ids = self.by_session.get(session)?;
+            ids.iter().copied().find(|id| self.all.get(id).is_some_and(|known| known.sender == sender))
+        });
+        let id = known.unwrap_or_else(|| self.begin(sender, session, now));
+        let Some(reported) = self.all.get_mut(&id) else { return Added::Full };
+        if !reported.seen.insert(hash) {
+            return Added::Repeated;
+        }
+        if reported.events.len() >= EVENTS_OF_A_SESSION {
+            reported.seen.remove(&hash);
+            return Added::Full;
+        }
+        let mut bytes = event.held_bytes();
+        if let Some(tag) = tag
+            && reported.tags.insert(tag.clone())
+        {
+            bytes += TAG_BYTES;
+            self.by_tag.entry(tag).or_default().push(id);
+        }
+        if let Some(ends) = ends
+            && reported.ends.is_none()
+        {
+            reported.ends = Some(ends);
+            self.by_ends.entry(ends).or_default().push(id);
+        }
+        reported.events.push(event);
+        reported.is_finished |= finishes;
+        reported.bytes += bytes;
+        self.bytes += bytes;
+        Added::Kept { finished: finishes }
+    }
+
+    fn begin(&mut self, sender: usize, session: Option<String>, now: Instant) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        if let Some(session) = &session {
+            self.by_session.entry(session.clone()).or_default().push(id);
+        }
+        let new = ReportedSession {
+            sender,
+            session,
+            events: Vec::new(),
+            is_finished: false,
+            began: now,
+            tags: BTreeSet::new(),
+            ends: None,
+            seen: HashSet::new(),
+            bytes: SESSION_BYTES,
+        };
+        self.bytes += SESSION_BYTES;
+        self.all.insert(id, new);
+        id
+    }
+
+    /// Removes a session.
+    pub(super) fn remove(&mut self, id: u64) -> Option<ReportedSession> {
+        let gone = self.all.remove(&id)?;
+        self.bytes -= gone.bytes;
+        if let Some(session) = &gone.session {
+            forget(&mut self.by_session, session, id);
+        }
+        for tag in &gone.tags {
+            forget(&mut self.by_tag, tag, id);
+        }
+        if let Some(ends) = &gone.ends {
+            forget(&mut self.by_ends, ends, id);
+        }
+        Some(gone)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let is_indexed = !(self.by_session.is_empty() && self.by_tag.is_empty() && self.by_ends.is_empty());
+        self.all.is_empty() && !is_indexed && self.bytes == 0
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&ReportedSession> {
+        self.all.get(&id)
+    }
+
+    /// The oldest one.
+    pub(super) fn oldest(&self) -> Option<(u64, &ReportedSession)> {
+        self.all.first_key_value().map(|(id, session)| (*id, session))
+    }
+
+    /// The sessions with a tag of this run.
+    pub(super) fn with_tag(&self, run: &RunKeys) -> BTreeSet<u64> {
+        run.tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().copied().collect()
+    }
+
+    /// The sessions of this name, of any sender.
+    pub(super) fn named(&self, session: &str) -> impl Iterator<Item = u64> {
+        self.by_session.get(session).into_iter().flatten().copied()
+    }
+
+    /// The sessions over the connection of this run that were first reported after it began, and have no tag of another.
+    pub(super) fn over_connection(&self, run: &RunKeys) -> impl Iterator<Item = u64> {
+        let ids = run.ends.as_ref().and_then(|ends| self.by_ends.get(ends)).into_iter().flatten().copied();
+        ids.filter(|id| {
+            let fits = |known: &ReportedSession| {
+                known.began >= run.began
+                    && (known.tags.is_empty() || run.tags.iter().any(|tag| known.tags.contains(tag)))
+            };
+            self.all.get(id).is_some_and(fits)
+        })
+    }
+}
+
+/// Removes a session from an index, and the key with the last one.
+fn forget<K: Eq + Hash>(index: &mut HashMap<K, Vec<u64>>, key: &K, id: u64) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.retain(|known| *known != id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The settings of `[server_events]`. Built by `config`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::{
+    plan::{Glob, Network},
+    secret::SecretSource,
+};
+
+/// The settings of server events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerEventsSettings {
+    /// Where events are received; none: nowhere, and no run waits for events.
+    pub listen: Option<SocketAddr>,
+    /// The certificate of the receiver and its chain; without it, it speaks clear text.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// How long a finished run waits for the events of its session.
+    pub wait: Duration,
+    /// The `service.name` of the spans of servers.
+    pub service_name: String,
+    /// Who may send.
+    pub senders: Vec<SenderSettings>,
+}
+
+/// Who may send events, and about which targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SenderSettings {
+    /// The user name of its requests, and its name in metrics.
+    pub name: String,
+    /// The password of its requests.
+    pub secret: SecretSource,
+    /// The networks it sends from; empty: any.
+    pub from: Vec<Network>,
+    /// The targets whose runs its events may join.
+    pub targets: Vec<Glob>,
+}
+
+impl ServerEventsSettings {
+    /// The default of `wait`.
+    pub const WAIT: Duration = Duration::from_secs(1);
+    /// The default of `service_name`.
+    pub const SERVICE_NAME: &str = "dovecot";
+}
+
+impl Default for ServerEventsSettings {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            cert: None,
+            key: None,
+            wait: Self::WAIT,
+            service_name: Self::SERVICE_NAME.to_owned(),
+            senders: Vec::new(),
+        }
+    }
+}
+
+impl SenderSettings {
+    /// Whether its events may join runs of this target.
+    pub fn may_report(&self, target: &str) -> bool {
+        self.targets.iter().any(|glob| glob.matches(target))
+    }
+}

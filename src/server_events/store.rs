@@ -1,0 +1,223 @@
+//! The events that have arrived and belong to no finished run yet, in memory, and which of them belong to a run.
+//!
+//! A run finds its events by the tags that it sent, by the sessions that these events name, and by the addresses and ports of its
+//! connection. Only senders that may report about its target count. Memory is bounded, and so is the age of events. Filled by
+//! `receiver`; the agent takes the events of finished runs.
+
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    SenderSettings,
+    dovecot_event::{ReportedEvent, parse},
+    run_keys::RunKeys,
+    sessions::{Added, Sessions},
+    silence::Silence,
+    taken::TakenKeys,
+};
+use crate::telemetry::{Metrics, names::EventOutcome};
+
+/// The memory of all events.
+const BYTES: usize = 16 << 20;
+
+/// The store.
+pub struct EventStore {
+    senders: Vec<SenderSettings>,
+    metrics: Metrics,
+    hasher: RandomState,
+    state: Mutex<StoreState>,
+    /// A session has ended.
+    session_finished: Notify,
+}
+
+struct StoreState {
+    sessions: Sessions,
+    taken: TakenKeys,
+    silence: Silence,
+    /// How long an event is kept.
+    age: Duration,
+    most_bytes: usize,
+}
+
+/// What arrived about a run.
+#[derive(Debug, Default)]
+pub struct RunReport {
+    /// The events, in the order of their arrival.
+    pub events: Vec<ReportedEvent>,
+}
+
+impl std::fmt::Debug for EventStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventStore").finish_non_exhaustive()
+    }
+}
+
+impl EventStore {
+    /// An empty store for events of these senders, which counts what becomes of them in `metrics`. Events are kept for `age`: the
+    /// longest run and its wait.
+    pub fn new(senders: Vec<SenderSettings>, metrics: Metrics, age: Duration) -> Self {
+        let silence = Silence::new(senders.len());
+        let state =
+            StoreState { sessions: Sessions::default(), taken: TakenKeys::default(), silence, age, most_bytes: BYTES };
+        Self { senders, metrics, hasher: RandomState::new(), state: Mutex::new(state), session_finished: Notify::new() }
+    }
+
+    /// Keeps events for this long from now on.
+    pub fn keep_for(&self, age: Duration) {
+        self.state().age = age;
+    }
+
+    // === Events that arrive ===
+
+    /// Takes the body of a request of a sender.
+    pub(super) fn receive(&self, sender: usize, body: &[u8], now: Instant) {
+        let Some(event) = parse(body) else { return self.refused(Some(sender)) };
+        let keys = event.keys();
+        if keys.session.is_none() && keys.tag.is_none() && keys.ends.is_none() {
+            return self.refused(Some(sender));
+        }
+        let mut state = self.state();
+        state.silence.heard(sender);
+        self.expire(&mut state, now);
+        let is_taken = |key: &String| state.taken.contains(self.hasher.hash_one(key));
+        if keys.session.iter().chain(&keys.tag).any(is_taken) {
+            drop(state);
+            return self.count(Some(sender), EventOutcome::Late, 1);
+        }
+        let added = state.sessions.add(sender, event, self.hasher.hash_one(body), now);
+        while state.sessions.bytes > state.most_bytes {
+            let Some((oldest, _)) = state.sessions.oldest() else { break };
+            self.drop_session(&mut state, oldest, EventOutcome::Full);
+        }
+        drop(state);
+        match added {
+            Added::Kept { finished: true } => self.session_finished.notify_one(),
+            Added::Kept { finished: false } => {}
+            Added::Repeated => self.refused(Some(sender)),
+            Added::Full => self.count(Some(sender), EventOutcome::Full, 1),
+        }
+    }
+
+    /// A request was refused, or its body cannot be used.
+    pub(super) fn refused(&self, sender: Option<usize>) {
+        self.count(sender, EventOutcome::Rejected, 1);
+    }
+
+    /// An event was dropped unread: too many arrive.
+    pub(super) fn over_rate(&self, sender: usize) {
+        self.count(Some(sender), EventOutcome::Full, 1);
+    }
+
+    // === Runs that ended ===
+
+    /// Whether any sender may report about this target.
+    pub fn is_for(&self, target: &str) -> bool {
+        self.senders.iter().any(|sender| sender.may_report(target))
+    }
+
+    /// Whether a run is worth a wait: not all senders that may report about its target are silent.
+    pub fn is_worth_waiting(&self, run: &RunKeys) -> bool {
+        let state = self.state();
+        let mut senders = self.senders.iter().enumerate();
+        senders.any(|(index, sender)| sender.may_report(&run.target) && !state.silence.is_silent(index))
+    }
+
+    /// Whether the session of this run has ended, as far as its server reports.
+    pub fn is_complete(&self, run: &RunKeys) -> bool {
+        let state = self.state();
+        let ids = self.of_run(&state, run).0;
+        ids.into_iter().filter_map(|id| state.sessions.get(id)).any(|session| session.is_finished)
+    }
+
+    /// Completes when a session has ended since the last call.
+    pub async fn session_finished(&self) {
+        self.session_finished.notified().await;
+    }
+
+    /// Takes the events of a run. What arrives for it from now on is late.
+    pub fn take(&self, run: &RunKeys, now: Instant) -> RunReport {
+        let mut state = self.state();
+        self.expire(&mut state, now);
+        let (own, forged) = self.of_run(&state, run);
+        for id in forged {
+            self.drop_session(&mut state, id, EventOutcome::Rejected);
+        }
+        let mut report = RunReport::default();
+        for id in own {
+            let Some(session) = state.sessions.remove(id) else { continue };
+            self.count(Some(session.sender), EventOutcome::Joined, session.events.len());
+            if let Some(name) = &session.session {
+                state.taken.add(self.hasher.hash_one(name), now);
+            }
+            report.events.extend(session.events);
+        }
+        for tag in &run.tags {
+            state.taken.add(self.hasher.hash_one(tag), now);
+        }
+        let silent = if report.events.is_empty() && run.is_reported {
+            let senders = self.senders.iter().enumerate().filter(|(_, sender)| sender.may_report(&run.target));
+            senders.filter(|(index, _)| state.silence.missed(*index)).map(|(_, sender)| &*sender.name).collect()
+        } else {
+            Vec::new()
+        };
+        drop(state);
+        for sender in silent {
+            tracing::warn!(
+                sender,
+                "no event of this sender arrived for ten runs of its targets in a row: until one does, runs do not wait for it; \
+                 does its server send events of the probes' users to this address, with this name and secret?"
+            );
+        }
+        report
+    }
+
+    /// The sessions of a run, and those with one of its tags whose sender may not report about its target.
+    fn of_run(&self, state: &StoreState, run: &RunKeys) -> (BTreeSet<u64>, BTreeSet<u64>) {
+        let may = |id: &u64| {
+            let sender = state.sessions.get(*id).and_then(|session| self.senders.get(session.sender));
+            sender.is_some_and(|sender| sender.may_report(&run.target))
+        };
+        let (mut own, forged): (BTreeSet<u64>, BTreeSet<u64>) = state.sessions.with_tag(run).into_iter().partition(may);
+        own.extend(state.sessions.over_connection(run).filter(may));
+        let sessions = own.iter().filter_map(|id| state.sessions.get(*id)?.session.as_deref());
+        let beside: Vec<_> = sessions.flat_map(|session| state.sessions.named(session)).filter(may).collect();
+        own.extend(beside);
+        (own, forged)
+    }
+
+    // === Events that leave ===
+
+    fn expire(&self, state: &mut StoreState, now: Instant) {
+        let age = state.age;
+        while let Some((id, session)) = state.sessions.oldest()
+            && now.saturating_duration_since(session.began) > age
+        {
+            self.drop_session(state, id, EventOutcome::Unmatched);
+        }
+        state.taken.expire(now, age);
+    }
+
+    fn drop_session(&self, state: &mut StoreState, id: u64, outcome: EventOutcome) {
+        if let Some(session) = state.sessions.remove(id) {
+            self.count(Some(session.sender), outcome, session.events.len());
+        }
+    }
+
+    fn count(&self, sender: Option<usize>, outcome: EventOutcome, events: usize) {
+        let sender = sender.and_then(|sender| self.senders.get(sender)).map(|sender| sender.name.as_str());
+        self.metrics.server_events(sender, outcome, events as u64);
+    }
+
+    fn state(&self) -> MutexGuard<'_, StoreState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

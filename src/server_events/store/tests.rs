@@ -1,0 +1,199 @@
+use std::net::{Ipv4Addr, SocketAddr};
+
+use imaptrace_record::SpanId;
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData, ScopeMetrics},
+};
+
+use super::*;
+use crate::{
+    clock,
+    server_events::samples::{AGE, SampleSession, passed, sender, store},
+    telemetry::names,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The keys of a run that ends now and began before any event came.
+fn keys(run: &imaptrace_record::Run, now: Instant) -> RunKeys {
+    RunKeys { began: now.checked_sub(SECOND).unwrap(), ..RunKeys::of(run, now) }
+}
+
+fn joined(store: &EventStore, run: &imaptrace_record::Run, now: Instant) -> usize {
+    store.take(&keys(run, now), now).events.len()
+}
+
+/// Another run, with ids and a port of its own.
+fn other(run: &imaptrace_record::Run, port: u16) -> imaptrace_record::Run {
+    let mut run = run.clone();
+    run.server.local = Some(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), port)));
+    run.steps.iter_mut().for_each(|step| step.span_id = Some(SpanId::random()));
+    run
+}
+
+#[test]
+fn a_run_takes_the_events_with_its_tags_and_those_of_the_same_session() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    let session = SampleSession { run: &run, session: "s1" };
+    // From behind a translator of addresses: the connection is another one there.
+    let behind = other(&run, 5);
+    let translated = SampleSession { run: &behind, session: "s1" };
+    store.receive(0, &translated.auth(), now);
+    store.receive(0, &session.command("SELECT"), now);
+    assert!(!store.is_complete(&keys(&run, now)));
+    store.receive(0, &translated.end(), now);
+    assert!(store.is_complete(&keys(&run, now)));
+    assert_eq!(joined(&store, &run, now), 3);
+    assert_eq!(joined(&store, &run, now), 0, "they are taken");
+}
+
+#[test]
+fn short_tags_are_known() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    let id = run.steps.iter().find(|step| step.name.as_str() == "SELECT").unwrap().span_id.unwrap().to_string();
+    let far = other(&run, 5);
+    store.receive(
+        0,
+        &SampleSession { run: &far, session: "s1" }.tagged("SELECT", &format!("T{}", id.get(..6).unwrap())),
+        now,
+    );
+    assert_eq!(joined(&store, &run, now), 1);
+}
+
+#[test]
+fn without_a_tag_all_four_of_the_connection_count_and_the_time() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    // A session over the same connection, before the run began, and one over another port.
+    store.receive(0, &SampleSession { run: &run, session: "before" }.auth(), now.checked_sub(2 * SECOND).unwrap());
+    store.receive(0, &SampleSession { run: &other(&run, 6), session: "beside" }.auth(), now);
+    assert_eq!(joined(&store, &run, now), 0);
+    store.receive(0, &SampleSession { run: &run, session: "own" }.auth(), now);
+    assert_eq!(joined(&store, &run, now), 1);
+}
+
+#[test]
+fn a_session_with_tags_of_another_run_is_not_taken_over_the_same_connection() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    store.receive(0, &SampleSession { run: &run, session: "s1" }.tagged("SELECT", "0123456789abcdef"), now);
+    assert_eq!(joined(&store, &run, now), 0);
+}
+
+#[test]
+fn a_proxy_and_its_back_end_join_one_run() {
+    let (store, run, now) = (store(&[("proxy", &["*"]), ("back", &["*"])]), passed(), clock::now());
+    store.receive(0, &SampleSession { run: &run, session: "p" }.auth(), now);
+    // The back end sees the proxy as the client, and the tags as they were sent.
+    let behind = imaptrace_record::Run { server: other(&run, 7).server, ..run.clone() };
+    store.receive(1, &SampleSession { run: &behind, session: "b" }.command("FETCH"), now);
+    assert_eq!(joined(&store, &run, now), 2);
+}
+
+/// A store with counters.
+fn counted(senders: &[(&str, &[&str])]) -> (EventStore, impl Fn() -> Vec<(String, u64)>) {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let senders = senders.iter().map(|(name, targets)| sender(name, targets)).collect();
+    let store = EventStore::new(senders, Metrics::of(&provider), AGE);
+    let counts = move || {
+        provider.force_flush().unwrap();
+        let all = exporter.get_finished_metrics().unwrap().pop().unwrap();
+        let found =
+            all.scope_metrics().flat_map(ScopeMetrics::metrics).find(|it| it.name() == names::SERVER_EVENTS.name);
+        let AggregatedMetrics::U64(MetricData::Sum(sum)) = found.unwrap().data() else { panic!("no sum") };
+        let words = |point: &opentelemetry_sdk::metrics::data::SumDataPoint<u64>| {
+            let mut words: Vec<_> =
+                point.attributes().map(|pair| (pair.key.to_string(), pair.value.to_string())).collect();
+            words.sort_by(|one, other| other.cmp(one));
+            words.into_iter().map(|(_, value)| value).collect::<Vec<_>>().join(" ")
+        };
+        let mut counts: Vec<_> = sum.data_points().map(|point| (words(point), point.value())).collect();
+        counts.sort();
+        counts
+    };
+    (store, counts)
+}
+
+#[test]
+fn what_becomes_of_each_event_is_counted() {
+    let (store, counts) = counted(&[("one", &["mail*"]), ("two", &["other"])]);
+    let (run, now) = (passed(), clock::now());
+    let own = SampleSession { run: &run, session: "s1" };
+    store.receive(0, &own.command("SELECT"), now);
+    store.receive(0, &own.command("SELECT"), now);
+    store.receive(0, b"{", now);
+    // Another sender's target: with a tag, and over the connection.
+    store.receive(1, &SampleSession { run: &run, session: "s2" }.command("FETCH"), now);
+    store.receive(1, &SampleSession { run: &run, session: "s3" }.auth(), now);
+    store.refused(None);
+    store.over_rate(1);
+    assert_eq!(joined(&store, &run, now), 1);
+    // What comes now is late: by its session, and by its tag.
+    store.receive(0, &own.end(), now);
+    store.receive(0, &SampleSession { run: &run, session: "s4" }.command("LOGOUT"), now);
+    let later = now + AGE + SECOND;
+    joined(&store, &other(&run, 8), later);
+    let expected = [
+        ("_OTHER rejected", 1),
+        ("one joined", 1),
+        ("one late", 2),
+        ("one rejected", 2),
+        ("two full", 1),
+        ("two rejected", 1),
+        ("two unmatched", 1),
+    ];
+    assert_eq!(counts(), expected.map(|(words, count)| (words.to_owned(), count)));
+}
+
+#[test]
+fn over_the_memory_the_oldest_go() {
+    let (store, counts) = counted(&[("one", &["*"])]);
+    let (run, now) = (passed(), clock::now());
+    store.state().most_bytes = 64 << 10;
+    for number in 0..200 {
+        store.receive(0, &SampleSession { run: &run, session: &format!("s{number}") }.auth(), now);
+    }
+    let bytes = store.state().sessions.bytes;
+    assert!(bytes <= 64 << 10 && bytes > 32 << 10, "{bytes}");
+    assert!(counts().iter().any(|(words, count)| words == "one full" && *count > 0));
+    let newest = store.state().sessions.named("s199").count();
+    let oldest = store.state().sessions.named("s0").count();
+    assert_eq!((newest, oldest), (1, 0));
+}
+
+#[test]
+fn nothing_is_left_of_what_was_taken_or_has_expired() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    store.receive(0, &SampleSession { run: &run, session: "s1" }.command("SELECT"), now);
+    store.receive(0, &SampleSession { run: &other(&run, 5), session: "s2" }.tagged("LIST", "T123456"), now);
+    joined(&store, &run, now);
+    joined(&store, &other(&run, 9), now + AGE + SECOND);
+    let state = store.state();
+    assert!(state.sessions.is_empty(), "the indices are not empty");
+}
+
+#[test]
+fn a_run_waits_for_its_sender_until_ten_runs_had_none_and_again_after_an_event() {
+    let (store, now) = (store(&[("one", &["mail*"]), ("two", &["other"])]), clock::now());
+    let run = passed();
+    let waits = || store.is_worth_waiting(&keys(&run, now));
+    for _ in 0..10 {
+        assert!(waits());
+        joined(&store, &run, now);
+    }
+    assert!(!waits());
+    store.receive(1, &SampleSession { run: &run, session: "s1" }.auth(), now);
+    assert!(!waits(), "it was another sender");
+    store.receive(0, &SampleSession { run: &other(&run, 5), session: "s2" }.auth(), now);
+    assert!(waits());
+}
+
+#[test]
+fn a_run_that_did_not_log_in_says_nothing_about_its_sender() {
+    let (store, now) = (store(&[("one", &["*"])]), clock::now());
+    let failed: imaptrace_record::Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
+    for _ in 0..20 {
+        joined(&store, &failed, now);
+    }
+    assert!(store.is_worth_waiting(&keys(&failed, now)));
+}
