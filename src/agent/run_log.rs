@@ -266,8 +266,16 @@ pub(super) fn log_shifts(run: &Run, shifts: Vec<Shift>, log: &RunLog) {
     for shift in shifts.into_iter().filter(|_| log.may_log()) {
         let (target, account, journey) = (run.target.as_str(), run.account.as_str(), run.journey.as_str());
         let (from_s, to_s) = (Seconds::as_f64(shift.from), Seconds::as_f64(shift.to));
-        let (family, step) = (run.family.map(AddressFamily::as_str), shift.step.as_str());
-        info!(target, account, family, journey, step, from_s, to_s, "the usual time of a step has changed");
+        let family = run.family.map(AddressFamily::as_str);
+        match &shift.step {
+            Some(step) => {
+                let step = step.as_str();
+                info!(target, account, family, journey, step, from_s, to_s, "the usual time of a step has changed");
+            }
+            None => {
+                info!(target, account, family, journey, from_s, to_s, "the usual First Loading Latency has changed");
+            }
+        }
     }
 }
 
@@ -276,23 +284,45 @@ pub(super) fn log_shifts(run: &Run, shifts: Vec<Shift>, log: &RunLog) {
 pub(super) fn log_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::Settings, log: &RunLog) {
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
     let family = run.family.map(AddressFamily::as_str);
+    let seconds = |time: Option<Seconds>| time.map(Seconds::as_f64);
     match period.observe(run, settings) {
         SlowPeriodChange::Nothing => {}
         _ if !log.may_log() => {}
-        SlowPeriodChange::Began(step) => {
-            let (duration_s, baseline_s) = (step.duration_s.as_f64(), step.baseline_s.map(Seconds::as_f64));
+        SlowPeriodChange::Began(Some(step)) => {
+            let (duration_s, baseline_s) = (step.duration_s.as_f64(), seconds(step.baseline_s));
+            let (baseline_day_s, ratio_day) = (seconds(step.baseline_day_s), step.ratio_day);
             let (step, ratio) = (step.name.as_str(), step.ratio);
-            info!(target, account, family, step, duration_s, baseline_s, ratio, %trace_id, "a step was slow");
+            info!(
+                target, account, family, step, duration_s, baseline_s, ratio, baseline_day_s, ratio_day, %trace_id,
+                "a step was slow"
+            );
+        }
+        SlowPeriodChange::Began(None) => {
+            let (first_loading_latency_s, baseline_s) = (seconds(run.first_loading_latency_s), seconds(run.baseline_s));
+            let (baseline_day_s, ratio, ratio_day) = (seconds(run.baseline_day_s), run.ratio, run.ratio_day);
+            let slowest_step = run.slowest_step.as_ref().map(StepName::as_str);
+            info!(
+                target, account, family, slowest_step, first_loading_latency_s, baseline_s, ratio, baseline_day_s,
+                ratio_day, %trace_id,
+                "First Loading Latency was slow, and no single step"
+            );
         }
         SlowPeriodChange::Over => info!(target, account, family, %trace_id, "no step is slow now"),
-        SlowPeriodChange::BaselineMoved(steps) => {
-            for BaselineMoved { step, from, to } in steps {
-                let [duration_s, from_s, to_s] = [step.duration_s, from, to].map(Seconds::as_f64);
-                let step = step.name.as_str();
-                warn!(
-                    target, account, family, step, duration_s, from_s, to_s, %trace_id,
-                    "a step is as slow as before, but no longer counts as slow: its baseline has risen"
-                );
+        SlowPeriodChange::BaselineMoved(moved) => {
+            for BaselineMoved { step, took, from, to } in moved {
+                let [duration_s, from_s, to_s] = [took, from, to].map(Seconds::as_f64);
+                if let Some(step) = step {
+                    let step = step.name.as_str();
+                    warn!(
+                        target, account, family, step, duration_s, from_s, to_s, %trace_id,
+                        "a step is as slow as before, but no longer counts as slow: its baseline has risen"
+                    );
+                } else {
+                    warn!(
+                        target, account, family, first_loading_latency_s = duration_s, from_s, to_s, %trace_id,
+                        "First Loading Latency is as slow as before, but no longer counts as slow: what is usual has risen"
+                    );
+                }
             }
         }
     }

@@ -3,18 +3,26 @@
 //! No clock, no input or output. `agent` keeps a [`History`] and saves it; [`share`] applies to runs of one-shot commands, too.
 //!
 //! ```text
-//! slow_rule    when a time is slow
-//! baseline     the running median of one step
-//! history      the series of all accounts; a run is compared with them
-//!   saved      the history as lines of text
-//! waits        which waits inside commands stay in a run's record
-//! slow_period  the runs of an account from the first slow one to the first that is not
+//! slow_rule       when a time is slow
+//! running_median  the median of the last 63 values
+//! day_baseline    the median of the medians of 24 hours
+//! baseline        both for one step, or for First Loading Latency
+//! certificates    whether a certificate is newer than the baselines
+//! usual           messages, round trip and certificate of an account
+//! history         the series of all accounts; a run is compared with them
+//!   saved         the history as lines of text
+//! waits           which waits inside commands stay in a run's record
+//! slow_period     the runs of an account from the first slow one to the first that is not
 //! ```
 
 mod baseline;
+mod certificates;
+mod day_baseline;
 mod history;
+mod running_median;
 mod slow_period;
 mod slow_rule;
+mod usual;
 mod waits;
 
 use imaptrace_record::{Run, Seconds};

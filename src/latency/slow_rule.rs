@@ -1,17 +1,17 @@
-//! When a step is slow (docs/measurement.md): the rule alone, without a history.
+//! When a step or First Loading Latency is slow (docs/measurement.md): the rule alone, without a history.
 //!
 //! Called by `history`, `baseline` and `slow_period`.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use imaptrace_record::{Seconds, Step};
+use imaptrace_record::{Run, Seconds, Step};
 
 /// When a step is slow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// A step has no baseline, and is not slow by history, before this many passed runs.
     pub min_runs: u32,
-    /// Slow is more than this many times the baseline …
+    /// Slow is more than this many times a baseline …
     pub slow_ratio: f64,
     /// … and at least this long over it,
     pub slow_excess: Duration,
@@ -59,9 +59,15 @@ impl Settings {
         Distance { ratio: self.slow_ratio.min(2.0), ..self.slow() }
     }
 
-    /// Whether a step that took so long is slow by a baseline.
+    /// Whether a time is slow by a baseline.
     pub(super) fn is_slow(&self, took: Seconds, baseline: Seconds) -> bool {
         self.slow().between(micros(took), micros(baseline))
+    }
+
+    /// Whether First Loading Latency is slow by its baselines. No fixed limit is for it.
+    pub(super) fn is_latency_slow(&self, run: &Run) -> bool {
+        let times = run.first_loading_latency_s.zip(run.lower_baseline());
+        times.is_some_and(|(took, baseline)| self.is_slow(took, baseline))
     }
 
     /// How much longer than its fixed limit the step took; none without a limit, or within it.
@@ -91,7 +97,7 @@ pub(super) fn ratio(duration: u32, baseline: u32) -> Option<f64> {
 /// that exceeds its baseline by the most (a step without a baseline counts with all of its time); else the longest.
 pub(super) fn standing_out<'a>(steps: impl Iterator<Item = &'a Step>, settings: &Settings) -> Option<&'a Step> {
     steps.max_by_key(|step| {
-        let over_baseline = step.duration_s.saturating_sub(step.baseline_s.unwrap_or_default());
+        let over_baseline = step.duration_s.saturating_sub(step.lower_baseline().unwrap_or_default());
         (settings.over_limit(step), (step.slow == Some(true)).then_some(over_baseline), step.duration_s)
     })
 }

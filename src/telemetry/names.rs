@@ -159,6 +159,8 @@ names! {
         TIMING_PART = "imaptrace.timing.part",
         LATENCY_BASELINE = "imaptrace.latency.baseline",
         LATENCY_RATIO = "imaptrace.latency.ratio",
+        LATENCY_BASELINE_DAY = "imaptrace.latency.baseline_day",
+        LATENCY_RATIO_DAY = "imaptrace.latency.ratio_day",
         LATENCY_SHARE = "imaptrace.latency.share",
         LATENCY_SLOW = "imaptrace.latency.slow",
         CLOCK_SOURCE = "imaptrace.clock.source",

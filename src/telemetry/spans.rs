@@ -76,6 +76,10 @@ fn root(run: &Run, common: &SharedAttributes) -> SpanData {
     with.seconds(names::FIRST_LOADING_LATENCY, run.first_loading_latency_s);
     with.seconds(names::FIRST_ROW, run.first_row_s);
     with.some(names::SLOWEST_STEP, run.slowest_step.as_ref().map(ToString::to_string));
+    with.seconds(names::LATENCY_BASELINE, run.baseline_s);
+    with.some(names::LATENCY_RATIO, run.ratio);
+    with.seconds(names::LATENCY_BASELINE_DAY, run.baseline_day_s);
+    with.some(names::LATENCY_RATIO_DAY, run.ratio_day);
     with.some(names::LATENCY_SLOW, run.slow);
     with.seconds(names::TIMING_AGENT, run.agent_s);
     with.some(names::TIMING_UNCERTAIN, run.uncertain);
@@ -155,6 +159,8 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
     with.some(names::CLOCK_SOURCE, step.clock_source.map(ClockSource::as_str));
     with.seconds(names::LATENCY_BASELINE, step.baseline_s);
     with.some(names::LATENCY_RATIO, step.ratio);
+    with.seconds(names::LATENCY_BASELINE_DAY, step.baseline_day_s);
+    with.some(names::LATENCY_RATIO_DAY, step.ratio_day);
     with.some(names::LATENCY_SHARE, step.share);
     with.some(names::LATENCY_SLOW, step.slow);
     with.count(names::IMAP_FETCH_MESSAGES, step.messages);

@@ -1,6 +1,6 @@
 //! One line per run, for `--count`.
 
-use imaptrace_record::{Run, RunOutcome};
+use imaptrace_record::{Run, RunOutcome, Step};
 
 use super::{
     Style,
@@ -30,7 +30,7 @@ pub fn line(run: &Run, style: Style) -> String {
         line.push(Tone::Plain, format!("slowest {name} {took}{server}  "));
     }
     if run.slow == Some(true) {
-        let ratio = slowest.filter(|step| step.slow == Some(true)).and_then(|step| step.ratio);
+        let ratio = slowest.filter(|step| step.slow == Some(true)).and_then(Step::highest_ratio);
         let ratio = ratio.map(|ratio| format!(" {}", times(ratio, style))).unwrap_or_default();
         line.push(Tone::Warn, format!("slow{ratio}  "));
     }

@@ -224,7 +224,7 @@ impl<'a> TextTable<'a> {
         let slowest = slowest(self.run).is_some_and(|other| std::ptr::eq(other, step)) && !self.has_failed();
         let slow = step.slow == Some(true);
         let word = if slowest { "slowest" } else { "slow" };
-        match step.ratio.filter(|_| slow) {
+        match step.highest_ratio().filter(|_| slow) {
             None if !slowest && !slow => String::new(),
             None if slowest && slow => format!("{sign} slowest, slow"),
             None => format!("{sign} {word}"),

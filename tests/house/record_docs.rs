@@ -13,6 +13,7 @@ const PAGE: &str = include_str!("../../docs/record.md");
 /// The type, and the title of its table.
 const TABLES: &[(&str, &str)] = &[
     ("Run", "## Run"),
+    ("UsualFacts", "### Usual"),
     ("Server", "## Server"),
     ("Step", "## Step"),
     ("ResolveFacts", "### DNS"),

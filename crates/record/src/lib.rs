@@ -34,7 +34,7 @@ pub use failure::{Blame, ErrorType};
 pub use ids::{IdError, SpanId, TraceId};
 pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepName};
 pub use outcome::{RunOutcome, SkipReason, StepOutcome};
-pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server};
+pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server, UsualFacts};
 pub use server_events::{ServerEvent, ServerEventName, ServerEvents, ServerHost, ServerProcess, ServerProcessName};
 pub use step::{
     ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,

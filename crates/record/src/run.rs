@@ -72,9 +72,24 @@ pub struct Run {
     /// The `name` of the step to examine first, of those in First Loading Latency: past its limit, else slow, else the longest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slowest_step: Option<StepName>,
-    /// Some step was slow by its history.
+    /// First Loading Latency was slow by its history, or some step was slow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<bool>,
+    /// First Loading Latency ÷ `baseline_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// The running median of First Loading Latency: of the last 63 passed runs before this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_s: Option<Seconds>,
+    /// First Loading Latency ÷ `baseline_day_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_day: Option<f64>,
+    /// The median of its medians of the last 24 hours in which runs passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_day_s: Option<Seconds>,
+    /// What else is usual for the account; only of an agent's run that is slow or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usual: Option<Box<UsualFacts>>,
     /// Planned start to real start, for runs that a schedule started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_lag_s: Option<Seconds>,
@@ -176,6 +191,25 @@ pub struct Server {
     pub clock_source: Option<ClockSource>,
 }
 
+/// What was usual for the account before the run, beside how long things take: by its last 63 passed runs of the same journey.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UsualFacts {
+    /// The running median of the number of messages in the mailbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u64>,
+    /// The running median of the smallest round trip on the connection ([`Server::rtt_min_s`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_min_s: Option<Seconds>,
+    /// Whether the server's certificate is newer than the baselines: the runs or the hours of one of them are mostly from
+    /// before it was first seen. Absent when the run saw no certificate, or too few runs before it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_changed: Option<bool>,
+    /// SHA-256 of the certificate that was usual instead, in the form of [`TlsFacts::sha256`](super::TlsFacts::sha256);
+    /// only beside `certificate_changed: true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_sha256: Option<String>,
+}
+
 words! {
     /// How a connection is secured.
     #[derive(Default)]
@@ -244,15 +278,24 @@ impl Run {
         let notes = self.notes.iter().map(|note| size_of::<Note>() + note.text.len());
         let steps = self.steps.iter().map(Step::held_bytes);
         let texts = self.target.len() + self.account.len() + self.journey.as_str().len() + self.server.address.len();
+        let usual = self
+            .usual
+            .as_ref()
+            .map_or(0, |usual| size_of::<UsualFacts>() + usual.certificate_sha256.as_ref().map_or(0, String::len));
         let server = self.server_events.as_ref().map_or(0, |events| events.held_bytes());
         let verdict = self.verdict.as_ref().map_or(0, |verdict| verdict.held_bytes());
-        size_of::<Self>() + texts + server + verdict + labels.chain(notes).chain(steps).sum::<usize>()
+        size_of::<Self>() + texts + server + verdict + usual + labels.chain(notes).chain(steps).sum::<usize>()
     }
 
     /// The entry in `steps` that failed the run.
     pub fn failing_step(&self) -> Option<&Step> {
         let name = self.failed_step.as_ref()?;
         self.steps.iter().rev().find(|step| step.name == *name && step.outcome == StepOutcome::Failed)
+    }
+
+    /// The lower of First Loading Latency's two baselines, which decides whether it is slow.
+    pub fn lower_baseline(&self) -> Option<Seconds> {
+        self.baseline_s.into_iter().chain(self.baseline_day_s).min()
     }
 
     /// How many spans the run's trace has: the root, one for each step that has one and for each of its waits, and one for each

@@ -143,12 +143,18 @@ pub struct Step {
     /// It was slow by its history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<bool>,
-    /// Duration ÷ baseline.
+    /// Duration ÷ `baseline_s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// The running median of this step's duration.
+    /// The running median of this step's duration: of the last 63 passed runs before this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline_s: Option<Seconds>,
+    /// Duration ÷ `baseline_day_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_day: Option<f64>,
+    /// The median of this step's medians of the last 24 hours in which runs passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_day_s: Option<Seconds>,
     /// Duration ÷ First Loading Latency.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
@@ -181,6 +187,16 @@ impl Step {
     pub fn was_started(&self) -> bool {
         let is_empty = self.duration_s == Seconds::ZERO && self.received_bytes.unwrap_or_default() == 0;
         self.span_id.is_some() && !(self.outcome == StepOutcome::Failed && is_empty)
+    }
+
+    /// The lower of its two baselines, which decides whether it is slow.
+    pub fn lower_baseline(&self) -> Option<Seconds> {
+        self.baseline_s.into_iter().chain(self.baseline_day_s).min()
+    }
+
+    /// Its ratio to the lower of its two baselines.
+    pub fn highest_ratio(&self) -> Option<f64> {
+        self.ratio.into_iter().chain(self.ratio_day).reduce(f64::max)
     }
 
     /// Bytes of memory that the step holds, nearly.
