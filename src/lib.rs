@@ -27,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod demo;
+pub mod diagnosis;
 pub mod follow;
 pub mod latency;
 pub mod listener;

@@ -247,6 +247,7 @@ pub(super) fn log_outcome(run: &Run, state: &mut RunState, repeated: &mut LastSe
     let code = step.and_then(|step| step.code).map(ResponseCode::as_str);
     let failed_step = run.failed_step.as_ref().map(StepName::as_str);
     let (error_type, outcome) = (run.error_type.map(ErrorType::as_str), run.outcome.as_str());
+    let cause = run.verdict.as_ref().map(|verdict| verdict.cause.as_str());
     let (what, counted_as) = match run.auth_backoff {
         Some(true) => ("a run did not pass: its login was held back, since the last one was refused", "held back"),
         _ => ("a run did not pass", error_type.unwrap_or(outcome)),
@@ -255,9 +256,9 @@ pub(super) fn log_outcome(run: &Run, state: &mut RunState, repeated: &mut LastSe
         log.repeat(counted_as, (target, account), repeated);
     }
     if is_change && log.may_log() {
-        warn!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
+        warn!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, cause, "{what}");
     } else {
-        debug!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, "{what}");
+        debug!(target, account, family, %trace_id, outcome, error_type, failed_step, code, text, cause, "{what}");
     }
 }
 
@@ -285,6 +286,8 @@ pub(super) fn log_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::S
     let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
     let family = run.family.map(AddressFamily::as_str);
     let seconds = |time: Option<Seconds>| time.map(Seconds::as_f64);
+    let cause = run.verdict.as_ref().map(|verdict| verdict.cause.as_str());
+    let cause_share = run.verdict.as_ref().map(|verdict| verdict.share);
     match period.observe(run, settings) {
         SlowPeriodChange::Nothing => {}
         _ if !log.may_log() => {}
@@ -293,7 +296,8 @@ pub(super) fn log_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::S
             let (baseline_day_s, ratio_day) = (seconds(step.baseline_day_s), step.ratio_day);
             let (step, ratio) = (step.name.as_str(), step.ratio);
             info!(
-                target, account, family, step, duration_s, baseline_s, ratio, baseline_day_s, ratio_day, %trace_id,
+                target, account, family, step, duration_s, baseline_s, ratio, baseline_day_s, ratio_day, cause,
+                cause_share, %trace_id,
                 "a step was slow"
             );
         }
@@ -303,7 +307,7 @@ pub(super) fn log_slow(run: &Run, period: &mut SlowPeriod, settings: &latency::S
             let slowest_step = run.slowest_step.as_ref().map(StepName::as_str);
             info!(
                 target, account, family, slowest_step, first_loading_latency_s, baseline_s, ratio, baseline_day_s,
-                ratio_day, %trace_id,
+                ratio_day, cause, cause_share, %trace_id,
                 "First Loading Latency was slow, and no single step"
             );
         }

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     clock,
     delivery::Delivery,
+    diagnosis::diagnose,
     latency,
     net::Family,
     plan::{SeriesPer, Target},
@@ -138,6 +139,7 @@ impl RunContext {
         .await;
         drop(active);
         let shifts = self.latency.evaluate(&mut run);
+        run.verdict = diagnose(&run).map(Box::new);
         latency::keep_waits_of_slow(&mut run);
         log_shifts(&run, shifts, &self.run_log);
         work.history().backoff.record(&run, target.target().interval);
@@ -219,7 +221,9 @@ impl RunContext {
         let events = assemble(&report.events, &run).map(Box::new);
         let is_changed = events.is_some();
         if is_changed {
-            Arc::make_mut(&mut run).server_events = events;
+            let run = Arc::make_mut(&mut run);
+            run.server_events = events;
+            run.verdict = diagnose(run).map(Box::new);
         }
         self.report(&run, family, &work);
         match (held, &*self.delivery()) {

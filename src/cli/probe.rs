@@ -28,6 +28,7 @@ use crate::{
     clock,
     config::{self, Config, Flag, Probe, Problems, Sources, units},
     delivery::Delivery,
+    diagnosis::diagnose,
     latency,
     net::Family,
     plan::Target,
@@ -346,6 +347,7 @@ pub(super) async fn once(
     latency::keep_waits_of_longest(&mut run);
     let within = next.map_or(Duration::MAX, |next| next.saturating_duration_since(clock::now()));
     inspect(&mut run, (target, account, to_redact.as_ref()), within, cancel).await;
+    run.verdict = diagnose(&run).map(Box::new);
     Some(run)
 }
 

@@ -163,6 +163,10 @@ names! {
         LATENCY_RATIO_DAY = "imaptrace.latency.ratio_day",
         LATENCY_SHARE = "imaptrace.latency.share",
         LATENCY_SLOW = "imaptrace.latency.slow",
+        CAUSE = "imaptrace.cause",
+        CAUSE_SHARE = "imaptrace.cause.share",
+        CAUSE_SECOND = "imaptrace.cause.second",
+        CAUSE_EVIDENCE = "imaptrace.cause.evidence",
         CLOCK_SOURCE = "imaptrace.clock.source",
         TCP_QUICKACK = "imaptrace.tcp.quickack",
         NETWORK_RTT_MIN = "imaptrace.network.rtt_min",
@@ -233,6 +237,8 @@ metrics! {
         "When the server's certificate ends, in seconds since the epoch";
     MAILBOX_MESSAGES = "imap.mailbox.messages", Gauge, "{message}",
         "Messages in the mailbox that the journey opens";
+    PROBE_SLOW = "imaptrace.probe.slow", Counter, "{probe}",
+        "Runs that were slow, or failed by a timeout or a limit, by their cause";
     PROBE_SKIPPED = "imaptrace.probe.skipped", Counter, "{probe}",
         "Runs that were due and not started";
     SCHEDULER_START_LAG = "imaptrace.scheduler.start_lag", Histogram, "s",

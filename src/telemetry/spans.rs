@@ -5,8 +5,8 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use imaptrace_imap::{CommandName, Condition, LoginMethod, ResponseCode};
 use imaptrace_record::{
-    ClockSource, CloseNotify, CommandState, ErrorType, EventName, Run, RunOutcome, Seconds, ServerText, ServerWait,
-    SignedSeconds, SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault,
+    Cause, ClockSource, CloseNotify, CommandState, ErrorType, EventName, Run, RunOutcome, Seconds, ServerText,
+    ServerWait, SignedSeconds, SpanId, Step, StepName, StepOutcome, TlsFacts, TlsFault, Verdict,
 };
 use opentelemetry::{
     Array, InstrumentationScope, KeyValue, StringValue, Value,
@@ -81,6 +81,7 @@ fn root(run: &Run, common: &SharedAttributes) -> SpanData {
     with.seconds(names::LATENCY_BASELINE_DAY, run.baseline_day_s);
     with.some(names::LATENCY_RATIO_DAY, run.ratio_day);
     with.some(names::LATENCY_SLOW, run.slow);
+    with.verdict(run.verdict.as_deref());
     with.seconds(names::TIMING_AGENT, run.agent_s);
     with.some(names::TIMING_UNCERTAIN, run.uncertain);
     with.seconds(names::TIMING_UNCERTAINTY, run.uncertainty_s);
@@ -163,6 +164,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
     with.some(names::LATENCY_RATIO_DAY, step.ratio_day);
     with.some(names::LATENCY_SHARE, step.share);
     with.some(names::LATENCY_SLOW, step.slow);
+    with.verdict(run.verdict.as_deref().filter(|verdict| verdict.step.as_ref() == Some(&step.name)));
     with.count(names::IMAP_FETCH_MESSAGES, step.messages);
     with.some(names::IMAP_MAILBOX_NAME, step.mailbox.clone());
     with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
@@ -315,6 +317,17 @@ impl Attributes {
 
     pub(super) fn some(&mut self, key: &'static str, value: Option<impl Into<Value>>) {
         self.0.extend(value.map(|value| KeyValue::new(key, value.into())));
+    }
+
+    /// On the root, and on the step that the cause made slow.
+    fn verdict(&mut self, verdict: Option<&Verdict>) {
+        let Some(verdict) = verdict else { return };
+        self.put(names::CAUSE, verdict.cause.as_str());
+        self.put(names::CAUSE_SHARE, verdict.share);
+        self.some(names::CAUSE_SECOND, verdict.second.map(Cause::as_str));
+        if !verdict.evidence.is_empty() {
+            self.put(names::CAUSE_EVIDENCE, strings(verdict.evidence.iter()));
+        }
     }
 
     fn text(&mut self, key: &'static str, value: Option<&ServerText>) {

@@ -5,6 +5,7 @@
 //! are line feeds and, when the style has colour, its colour sequences. Called by `cli`.
 
 mod bar;
+mod cause_hints;
 mod conversation;
 mod failure;
 mod hints;

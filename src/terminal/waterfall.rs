@@ -8,6 +8,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     Style,
+    cause_hints::cause_hint,
     failure::{endpoint, outcome_text},
     hints::failure_hint,
     line::tone,
@@ -50,7 +51,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
         paragraph(tone(run.outcome), &format!("{}{hint}", outcome_text(run, style)), style, &mut page);
     }
     sum(run, style, &mut page);
-    if let Some(hint) = wait_hint(run, style) {
+    if let Some(hint) = cause_hint(run, style).or_else(|| wait_hint(run, style)) {
         let sign = if style.ascii { ">" } else { "→" };
         table.indented(sign, Tone::Plain, &hint, &mut page);
     }

@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("schedule", &["plan", "record", "clock"]),
     ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),
     ("latency", &["record"]),
+    ("diagnosis", &["imap", "record"]),
     ("telemetry", &["record"]),
     ("terminal", &["record"]),
     ("status", &["record", "delivery", "listener"]),

@@ -23,6 +23,9 @@ const FAILURES: u64 = 5;
 /// `imaptrace.probe.skipped` has this many reasons.
 const SKIP_REASONS: u64 = 4;
 
+/// The allowance of causes of `imaptrace.probe.slow` for each account.
+const CAUSES: u64 = 3;
+
 /// Samples of a histogram with the fixed bounds: 16 buckets, the one without a bound, sum and count.
 pub const EXPLICIT_SAMPLES: u64 = 16 + 3;
 /// Samples of an exponential one as text: the bucket without a bound, sum and count. With native histograms it is one.
@@ -72,15 +75,15 @@ const AGENT: SeriesCount = SeriesCount::new(2, 9);
 /// Dropped runs by reason.
 const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 3);
 
-/// Of each account: a run and a step for each error type; skipped runs by reason.
-const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, SKIP_REASONS);
+/// Of each account: a run and a step for each error type; slow runs by cause, and skipped runs by reason.
+const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, CAUSES + SKIP_REASONS);
 
 /// A number of samples without failures, and with an allowance for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleEstimate {
     /// While all runs start and pass.
     pub passing: u64,
-    /// When each account has had five error types and all reasons for a skipped run.
+    /// When each account has had five error types, three causes of slow runs and all reasons for a skipped run.
     pub failing: u64,
 }
 

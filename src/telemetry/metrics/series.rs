@@ -2,7 +2,7 @@
 //! so that it takes little memory. Called by [`Metrics`](super::Metrics).
 
 use imaptrace_imap::{CommandName, Condition};
-use imaptrace_record::{ErrorType, Run, RunOutcome, SetupStep, SkipReason, Step, StepName, StepOutcome};
+use imaptrace_record::{Cause, ErrorType, Run, RunOutcome, SetupStep, SkipReason, Step, StepName, StepOutcome};
 use opentelemetry::KeyValue;
 
 use crate::telemetry::names::{self, Metric};
@@ -20,6 +20,7 @@ pub(super) enum RunMetric {
     LastRun,
     Certificate,
     Messages,
+    Slow,
     Skipped,
 }
 
@@ -40,6 +41,7 @@ impl RunMetric {
         (Self::LastRun, names::PROBE_LAST_RUN_TIME, 1),
         (Self::Certificate, names::CERTIFICATE_NOT_AFTER, 1),
         (Self::Messages, names::MAILBOX_MESSAGES, 1),
+        (Self::Slow, names::PROBE_SLOW, 2),
         (Self::Skipped, names::PROBE_SKIPPED, 2),
     ];
 
@@ -65,7 +67,7 @@ pub(super) enum Measurement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SeriesKey {
     pub(super) what: RunMetric,
-    /// Index of the command, phase or reason in its list.
+    /// Index of the command, phase, cause or reason in its list.
     name: u8,
     /// Index of the status, part or direction in its list.
     more: u8,
@@ -95,6 +97,7 @@ impl SeriesKey {
         if self.name != NONE {
             insert(match self.what {
                 RunMetric::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
+                RunMetric::Slow => listed(names::CAUSE, Cause::ALL, Cause::as_str, self.name),
                 RunMetric::Skipped => listed(names::REASON, SkipReason::ALL, SkipReason::as_str, self.name),
                 _ => listed(names::IMAP_COMMAND_NAME, CommandName::ALL, CommandName::as_str, self.name),
             });
@@ -136,6 +139,10 @@ pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, 
     enter(duration, Measurement::Number(run.duration_s.as_f64()));
     if let Some(latency) = run.counted_latency() {
         enter(SeriesKey::of(RunMetric::FirstLoading), Measurement::Number(latency.as_f64()));
+    }
+    if let Some(verdict) = &run.verdict {
+        let name = place(Cause::ALL, Some(verdict.cause));
+        enter(SeriesKey { name, ..SeriesKey::of(RunMetric::Slow) }, Measurement::Count(1));
     }
     let shook_hands = run.steps.iter().any(|step| step.name == SetupStep::Tls && step.outcome == StepOutcome::Passed);
     if let (true, Some(end)) = (shook_hands, run.server.certificate_not_after) {
