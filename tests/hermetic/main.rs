@@ -35,6 +35,7 @@ mod overload;
 mod protocol;
 mod proxies;
 mod receivers;
+mod recorded_runs;
 mod reload;
 mod resolvers;
 mod scenarios;
