@@ -185,6 +185,7 @@ pub fn hold(server: SocketAddr, ca: Option<&Path>) {
                     ids,
                     start_lag: None,
                     secret,
+                    usual_messages: None,
                     hold_login: None,
                 };
                 let run = agent::run_once(&prober, &target.target().journey, None, cancel, job).await;

@@ -47,7 +47,8 @@ impl Subject {
         let account = &self.target.target().accounts[0];
         let secret = account.password.load().await;
         let (target, family) = (&self.target, Family::Any);
-        let job = |ids| Job { target, account, family, ids, start_lag: None, secret, hold_login: None };
+        let job =
+            |ids| Job { target, account, family, ids, start_lag: None, secret, usual_messages: None, hold_login: None };
         agent::run_once(&self.prober, &self.target.target().journey, None, self.cancel.clone(), job).await
     }
 }

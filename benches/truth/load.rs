@@ -97,7 +97,19 @@ async fn run(prober: &Prober, target: &TargetContext, number: usize) -> Run {
     let account = &accounts[number % accounts.len()];
     let secret = account.password.load().await;
     prober
-        .run(Job { target, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None }, cancel)
+        .run(
+            Job {
+                target,
+                account,
+                family: Family::Any,
+                ids,
+                start_lag: None,
+                secret,
+                usual_messages: None,
+                hold_login: None,
+            },
+            cancel,
+        )
         .await
 }
 

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::{
     blocking,
-    latency::{self, History, Settings, Shift},
+    latency::{self, History, HistoryKey, Settings, Shift},
     state::{Directory, NotRegularError, StateDir},
 };
 
@@ -85,6 +85,11 @@ impl LatencyStore {
                 );
             }
         }
+    }
+
+    /// The usual number of messages in a mailbox of an account, if it is known.
+    pub(super) fn usual_messages(&self, key: &HistoryKey, mailbox: &str) -> Option<u64> {
+        self.history().usual_messages(key, mailbox)
     }
 
     /// Marks the slow steps of a finished run, adds the run to the history, and returns the levels that have moved for good.

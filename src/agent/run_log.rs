@@ -183,6 +183,28 @@ pub(super) fn log_few_messages(run: &Run, log: &RunLog) -> bool {
     true
 }
 
+/// Logs when a mailbox first holds fewer than a tenth of its usual messages, and when it no longer does. `shrunk`: it did in the
+/// last run that opened it.
+pub(super) fn log_shrunk(run: &Run, shrunk: &mut bool, log: &RunLog) {
+    let opened = run.steps.iter().find_map(|step| Some((step.mailbox_messages?, step.usual_messages)));
+    let Some((messages, usual_messages)) = opened else { return };
+    let is_change = std::mem::replace(shrunk, usual_messages.is_some()) != usual_messages.is_some();
+    // An empty mailbox that failed the run has been logged with it.
+    if !is_change || run.error_type == Some(ErrorType::MailboxEmpty) || !log.may_log() {
+        return;
+    }
+    let (target, account, trace_id) = (run.target.as_str(), run.account.as_str(), run.trace_id);
+    let family = run.family.map(AddressFamily::as_str);
+    if let Some(usual_messages) = usual_messages {
+        warn!(
+            target, account, family, messages, usual_messages, %trace_id,
+            "the mailbox holds far fewer messages than usual: were they deleted, or lost?"
+        );
+    } else {
+        info!(target, account, family, messages, "the mailbox no longer holds far fewer messages than usual");
+    }
+}
+
 /// The state of an account over one address family, by its last run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum RunState {
@@ -400,6 +422,37 @@ mod tests {
             run.failed_step = Some(step.into());
         }
         run
+    }
+
+    #[test]
+    fn a_mailbox_that_lost_its_messages_is_logged_when_it_begins_and_ends_and_not_beside_a_failure_over_it() {
+        let holding = |messages: Option<u64>, usual: Option<u64>| {
+            let mut run = run(RunOutcome::Passed, None, "", "");
+            let select = run.steps.iter_mut().find(|step| step.name == "SELECT").unwrap();
+            (select.mailbox_messages, select.usual_messages) = (messages, usual);
+            run
+        };
+        let empty = || Run { error_type: Some(ErrorType::MailboxEmpty), ..holding(Some(0), Some(4_711)) };
+        let mut shrunk = false;
+        for (number, (run, lines)) in [
+            (holding(Some(4_711), None), 0),
+            (holding(Some(30), Some(4_711)), 1),
+            (holding(Some(31), Some(4_711)), 0),
+            // It did not get to SELECT.
+            (holding(None, None), 0),
+            (holding(Some(32), Some(4_711)), 0),
+            (holding(Some(4_711), None), 1),
+            (empty(), 0),
+            (holding(Some(1), Some(4_711)), 0),
+            (holding(Some(4_711), None), 1),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let log = RunLog::new();
+            log_shrunk(&run, &mut shrunk, &log);
+            assert_eq!(log.lines(), lines, "{number}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tracing::{debug, error, warn};
 use super::{
     agent_status::AgentStatus,
     latency_store::LatencyStore,
-    run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_slow},
+    run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_shrunk, log_slow},
     run_once::{load_password, run_once},
     target_set::{AccountWork, families},
     waiting_runs::{WaitingRun, WaitingRuns},
@@ -24,10 +24,10 @@ use crate::{
     clock,
     delivery::Delivery,
     diagnosis::diagnose,
-    latency,
+    latency::{self, HistoryKey},
     net::Family,
-    plan::{SeriesPer, Target},
-    probe::{Cancel, Job, Prober, inspect, lacks_certificate},
+    plan::{Account, SeriesPer, Target},
+    probe::{Cancel, Job, Prober, inspect, lacks_certificate, recorded_family},
     schedule::{Lost, Runner},
     server_events::{RunKeys, assemble},
     telemetry::Metrics,
@@ -122,18 +122,21 @@ impl RunContext {
             }
             secret = load_password(target, account) => secret,
         };
-        let (auth, certificate) = (target.target().journey.auth, target.client_certificate());
+        let (journey, certificate) = (&target.target().journey, target.client_certificate());
         let to_redact = secret.as_ref().ok().cloned();
-        let hold_login = work.history().backoff.hold(account, auth, certificate.as_deref(), to_redact.clone());
+        let hold_login = work.history().backoff.hold(account, journey.auth, certificate.as_deref(), to_redact.clone());
+        let usual_messages =
+            self.latency.usual_messages(&history_key(target.target(), account, family), journey.mailbox.as_str());
         self.metrics.active(1);
         let active = (Active(&self.metrics), self.status.run_in_flight());
-        let mut run = run_once(&prober, &target.target().journey, None, self.cancel.clone(), |ids| Job {
+        let mut run = run_once(&prober, journey, None, self.cancel.clone(), |ids| Job {
             target,
             account,
             family,
             ids,
             start_lag,
             secret,
+            usual_messages,
             hold_login,
         })
         .await;
@@ -244,6 +247,7 @@ impl RunContext {
         if !history.logged_few_messages {
             history.logged_few_messages = log_few_messages(run, &self.run_log);
         }
+        log_shrunk(run, &mut history.shrunk, &self.run_log);
         drop(history);
         self.metrics.record_as(target.series_name(self.per), run);
         self.status.history.record(run);
@@ -257,6 +261,11 @@ impl RunContext {
         drop(late);
         warn!(target = run.target, trace_id = %run.trace_id, "a run ended after delivery was closed and is not delivered");
     }
+}
+
+/// What the history of an account's runs belongs to.
+fn history_key(target: &Target, account: &Account, family: Family) -> HistoryKey {
+    HistoryKey::new(&target.name, &account.alias, target.journey.name().as_str(), recorded_family(target, family))
 }
 
 /// A run that failed because of a certificate which is not in its record, and the secret to redact.

@@ -52,6 +52,8 @@ pub(super) struct AccountHistory {
     families: Vec<(Family, RunState, SlowPeriod)>,
     /// It has been logged that the mailbox holds too few messages.
     pub(super) logged_few_messages: bool,
+    /// The mailbox held fewer than a tenth of its usual messages when it was last opened.
+    pub(super) shrunk: bool,
     /// When a run last had the same outcome as the one before, and when a start was last skipped.
     repeated: LastSeen,
     pub(super) skipped: LastSeen,

@@ -122,6 +122,7 @@ mod tests {
             ids,
             start_lag: None,
             secret,
+            usual_messages: None,
             hold_login: None,
         })
         .await;

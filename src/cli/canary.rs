@@ -114,6 +114,7 @@ async fn fill(
         ids: Ids { trace: TraceId::random(), root: SpanId::random(), parent: None },
         start_lag: None,
         secret: Ok(secret),
+        usual_messages: None,
         hold_login: None,
     };
     let fill = Fill {

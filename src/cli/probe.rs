@@ -341,6 +341,7 @@ pub(super) async fn once(
         ids,
         start_lag: None,
         secret,
+        usual_messages: None,
         hold_login: None,
     });
     let mut run = run.await;

@@ -220,7 +220,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     let journey = &target.journey;
     writeln!(
         out,
-        "  journey     {}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}",
+        "  journey     {}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}, empty mailbox {}",
         journey.name(),
         journey.open.word().to_ascii_uppercase(),
         journey.mailbox.as_str(),
@@ -229,6 +229,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         on(journey.cold),
         journey.auth.word(),
         journey.tag.word(),
+        if journey.allow_empty { "allowed" } else { "fails" },
     )?;
     let Deadlines { run, resolve, connect, tls, greeting, command, write, logout } = target.deadlines;
     let [resolve, connect, tls, greeting] = [resolve, connect, tls, greeting].map(time);

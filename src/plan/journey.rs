@@ -18,6 +18,8 @@ pub struct Journey {
     pub newest: u32,
     /// Which messages those are.
     pub window: Window,
+    /// A mailbox that usually holds many messages may also be empty.
+    pub allow_empty: bool,
     /// Whole headers of old messages, which no server caches. The window is a random one.
     pub cold: bool,
     /// How the client authenticates.
@@ -31,6 +33,8 @@ impl Journey {
     pub const FIRST_LOAD: &'static str = "first-load";
     /// A mailbox with fewer messages gives no useful measurement.
     pub const FEWEST: u32 = 20;
+    /// With this many usual messages or more a mailbox that is empty fails a run, unless [`Journey::allow_empty`].
+    pub const MANY: u64 = 100;
 
     /// The journey's name in telemetry. Reading from a server's caches and from its disk are two measurements, so they have
     /// different names and series.
@@ -212,7 +216,8 @@ mod tests {
 
     fn journey(newest: u32, window: Window, cold: bool) -> Journey {
         let mailbox = Mailbox::new("INBOX").unwrap();
-        Journey { mailbox, open: Open::Select, newest, window, cold, auth: Auth::Auto, tag: TagStyle::SpanId }
+        let (open, auth, tag) = (Open::Select, Auth::Auto, TagStyle::SpanId);
+        Journey { mailbox, open, newest, window, allow_empty: false, cold, auth, tag }
     }
 
     /// The windows of so many runs, each of them held to be whole.

@@ -56,7 +56,16 @@ async fn run_session(choice: u8, script: &[u8]) {
     let Some(account) = prepared.target().accounts.first() else { panic!("there is no account") };
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let secret = Ok(Secret::new(PASSWORD.to_owned()));
-    let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    let job = Job {
+        target: &prepared,
+        account,
+        family: Family::Any,
+        ids,
+        start_lag: None,
+        secret,
+        usual_messages: None,
+        hold_login: None,
+    };
     let received = RefCell::new(Vec::new());
     let run = tokio::select! {
         run = prober.run(job, cancel) => run,
@@ -82,7 +91,16 @@ fn target(choice: u8, address: SocketAddr) -> Target {
             .map(|user| Account { alias: "default".to_owned(), user, master_user: None, password: password.clone() })
             .collect(),
         labels: BTreeMap::new(),
-        journey: Journey { mailbox, open: Open::Select, newest: 20, window: Window::Newest, cold: false, auth, tag },
+        journey: Journey {
+            mailbox,
+            open: Open::Select,
+            newest: 20,
+            window: Window::Newest,
+            allow_empty: false,
+            cold: false,
+            auth,
+            tag,
+        },
         interval: Duration::from_secs(60),
         deadlines: Deadlines {
             run: DEADLINE,

@@ -78,6 +78,8 @@ pub struct Job<'a> {
     pub start_lag: Option<Duration>,
     /// The account's password, or why there is none.
     pub secret: Result<Secret, SecretError>,
+    /// The usual number of messages in the mailbox, where a history has one.
+    pub usual_messages: Option<u64>,
     /// LOGIN is not sent, since the last one ended with this class.
     pub hold_login: Option<ErrorType>,
 }

@@ -271,8 +271,12 @@ impl Conversation<'_> {
                 return Err(stop);
             }
         };
+        let usual = self.compare(exists)?;
         let loaded = self.load(exists).await;
         // Not before: writing the log may block, and the clock would run.
+        if let Some(usual) = usual {
+            warn!(target: "imaptrace::probe::mailbox", "the mailbox holds {exists} messages, and usually {usual}");
+        }
         if exists < plan::Journey::FEWEST {
             let holds = match exists {
                 0 => "is empty".to_owned(),
@@ -284,6 +288,23 @@ impl Conversation<'_> {
             warn!(target: "imaptrace::probe::mailbox", "the mailbox {holds}: {help}");
         }
         loaded
+    }
+
+    /// The usual number of messages, if the mailbox holds fewer than a tenth of it: what lost its messages measures something
+    /// else, or nothing. One that lost many and holds none fails SELECT.
+    fn compare(&mut self, exists: u32) -> Result<Option<u64>, Stop> {
+        let usual = self.job.usual_messages.filter(|_| !self.target.journey.allow_empty);
+        let usual = usual.filter(|usual| u64::from(exists) * 10 < *usual);
+        if let Some(select) = self.recorder.run.steps.last_mut() {
+            select.usual_messages = usual;
+        }
+        match usual {
+            Some(usual @ plan::Journey::MANY..) if exists == 0 => {
+                let text = format!("the mailbox is empty, and usually holds {usual} messages");
+                Err(self.fail_last(ErrorType::MailboxEmpty, Some(&text)))
+            }
+            usual => Ok(usual),
+        }
     }
 
     /// Records how a mailbox name that the server refused could have been meant.

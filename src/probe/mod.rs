@@ -55,7 +55,7 @@ mod wait;
 
 pub use inspect::{inspect, lacks_certificate};
 pub use job::{Cancel, CurrentStep, Ids, Job, Prober};
-pub use recorder::RunStub;
+pub use recorder::{RunStub, recorded_family};
 pub use target_context::TargetContext;
 pub use transcript::LineSink;
 

@@ -16,8 +16,17 @@ use super::{
 use crate::{
     clock::{self, Anchor},
     net::Family,
-    plan,
+    plan::{AddressChoice, Target},
 };
+
+/// The address family in the record of a run over `family`: only of a target with a run for each.
+pub fn recorded_family(target: &Target, family: Family) -> Option<AddressFamily> {
+    match (target.address, family) {
+        (AddressChoice::Each, Family::V4) => Some(AddressFamily::Ipv4),
+        (AddressChoice::Each, Family::V6) => Some(AddressFamily::Ipv6),
+        _ => None,
+    }
+}
 
 /// What is known of a run before it begins: its record if it never ends by itself.
 #[derive(Debug)]
@@ -91,11 +100,7 @@ impl Recorder {
             start_lag_s: job.start_lag.map(Seconds::from),
             auth_backoff: job.hold_login.map(|_| true),
             suggested_mailbox: None,
-            family: match (target.address, job.family) {
-                (plan::AddressChoice::Each, Family::V4) => Some(AddressFamily::Ipv4),
-                (plan::AddressChoice::Each, Family::V6) => Some(AddressFamily::Ipv6),
-                _ => None,
-            },
+            family: recorded_family(target, job.family),
             server,
             wire_sent_bytes: 0,
             wire_received_bytes: 0,

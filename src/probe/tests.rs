@@ -44,6 +44,7 @@ fn target(address: SocketAddr) -> Target {
             open: Open::Select,
             newest: 20,
             window: Window::Newest,
+            allow_empty: false,
             cold: false,
             auth: Auth::Login,
             tag: TagStyle::SpanId,
@@ -112,7 +113,16 @@ async fn run_with(meanwhile: impl Fn() + 'static, behind: impl Fn(&str) + 'stati
     let account = &prepared.target().accounts[0];
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let secret = account.password.load().await;
-    let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    let job = Job {
+        target: &prepared,
+        account,
+        family: Family::Any,
+        ids,
+        start_lag: None,
+        secret,
+        usual_messages: None,
+        hold_login: None,
+    };
     let before = clock::now();
     let (run, witness) = tokio::join!(prober.run(job, cancel), serve(listener, meanwhile, behind));
     (run, clock::now().duration_since(before).into(), witness)
@@ -216,6 +226,7 @@ fn recorded(steps: &[(&str, u64)]) -> Run {
         ids,
         start_lag: None,
         secret: Ok(Secret::new("secret".into())),
+        usual_messages: None,
         hold_login: None,
     };
     let mut recorder = Recorder::new(&job, Anchor::now());
@@ -256,7 +267,16 @@ async fn a_run_holds_little_while_it_waits() {
     let account = &prepared.target().accounts[0];
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let secret = account.password.load().await;
-    let job = Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+    let job = Job {
+        target: &prepared,
+        account,
+        family: Family::Any,
+        ids,
+        start_lag: None,
+        secret,
+        usual_messages: None,
+        hold_login: None,
+    };
     let run = prober.run(job, cancel);
     let (whole, step) = (size_of_val(&run) + size_of::<conversation::Conversation<'_>>(), size_of::<Step>());
     assert!(whole <= 7 << 10, "the future of a run, and what it keeps in a box: {whole} bytes");
@@ -274,6 +294,7 @@ async fn a_run_that_never_ends_still_has_its_record() {
         ids,
         start_lag: Some(MILLISECOND),
         secret: Ok(Secret::new("secret".into())),
+        usual_messages: None,
         hold_login: None,
     };
     let run = job.stub().end(ErrorType::Internal);

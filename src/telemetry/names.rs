@@ -143,6 +143,7 @@ names! {
         START_LAG = "imaptrace.start_lag",
         CONNECTION_BYTES_SENT = "imaptrace.connection.bytes_sent",
         CONNECTION_BYTES_RECEIVED = "imaptrace.connection.bytes_received",
+        MAILBOX_USUAL_MESSAGES = "imaptrace.mailbox.usual_messages",
         TLS_SERVER_HELLO = "imaptrace.tls.server_hello",
         TLS_FAULT = "imaptrace.tls.fault",
         CERTIFICATE_KEY = "imaptrace.tls.certificate.key",
@@ -239,6 +240,8 @@ metrics! {
         "Messages in the mailbox that the journey opens";
     PROBE_SLOW = "imaptrace.probe.slow", Counter, "{probe}",
         "Runs that were slow, or failed by a timeout or a limit, by their cause";
+    MAILBOX_SHRUNK = "imaptrace.mailbox.shrunk", Counter, "{run}",
+        "Runs that found fewer than a tenth of the usual number of messages in the mailbox";
     PROBE_SKIPPED = "imaptrace.probe.skipped", Counter, "{probe}",
         "Runs that were due and not started";
     SCHEDULER_START_LAG = "imaptrace.scheduler.start_lag", Histogram, "s",

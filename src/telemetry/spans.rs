@@ -168,6 +168,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
     with.count(names::IMAP_FETCH_MESSAGES, step.messages);
     with.some(names::IMAP_MAILBOX_NAME, step.mailbox.clone());
     with.count(names::IMAP_MAILBOX_MESSAGES, step.mailbox_messages);
+    with.count(names::MAILBOX_USUAL_MESSAGES, step.usual_messages);
     with.some(names::IMAP_STATE, step.state.map(CommandState::as_str));
     with.some(names::IMAP_AUTH_MECHANISM, step.mechanism.map(LoginMethod::as_str));
     with.count(names::IMAP_LENIENT, step.deviations);

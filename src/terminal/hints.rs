@@ -239,6 +239,7 @@ pub fn hint(class: ErrorType) -> &'static str {
         ErrorType::Unavailable => "a part behind the server is down, often storage or the user database",
         ErrorType::LimitServer => "too many sessions, or the account is locked: raise the limit, or wait",
         ErrorType::Referral => "the mailbox is on another server: probe that one directly",
+        ErrorType::MailboxEmpty => "are its storage and index whole? if it may be empty: allow_empty = true",
         ErrorType::AuthFailed => "check user name and password, and whether the account is locked or needs 2FA",
         ErrorType::AuthExpired => "the password has expired: set a new one and give it to imaptrace",
         ErrorType::AuthPrivacy => "the server requires TLS before a login: use imaps:// or --security starttls",

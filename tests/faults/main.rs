@@ -146,8 +146,16 @@ impl Stage {
             let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
             let account = &target.target().accounts[0];
             let secret = account.password.load().await;
-            let job =
-                Job { target: &target, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+            let job = Job {
+                target: &target,
+                account,
+                family: Family::Any,
+                ids,
+                start_lag: None,
+                secret,
+                usual_messages: None,
+                hold_login: None,
+            };
             kernel::arm(plan, way.before(), self.hole);
             let run = prober.run(job, cancel).await;
             let (seen, fired, open) = kernel::disarm();

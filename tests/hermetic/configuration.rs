@@ -432,8 +432,8 @@ fn the_probe_command_line_makes_one_target() {
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
     groups: 0, maintenance windows: 0
-    metric series: about 65 (limit 100000)
-    samples in each scrape of Prometheus: up to 337 while all runs pass, 534 with failures
+    metric series: about 66 (limit 100000)
+    samples in each scrape of Prometheus: up to 337 while all runs pass, 535 with failures
       the span metrics of otel-collector.yaml: up to 234 and 414 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
@@ -441,7 +441,7 @@ fn the_probe_command_line_makes_one_target() {
     target ::1
       server      [::1]:1143, security starttls, address any
       account     default, password from command "pass"
-      journey     first-load: SELECT "Probe", newest 3, window newest, cold off, auth auto, tag short
+      journey     first-load: SELECT "Probe", newest 3, window newest, cold off, auth auto, tag short, empty mailbox fails
       interval    1m, timeout 5s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
@@ -537,8 +537,8 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
     groups: 0, maintenance windows: 0
-    metric series: about 210 (limit 100000)
-    samples in each scrape of Prometheus: up to 1196 while all runs pass, 1975 with failures
+    metric series: about 214 (limit 100000)
+    samples in each scrape of Prometheus: up to 1196 while all runs pass, 1979 with failures
       the span metrics of otel-collector.yaml: up to 234 and 414 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
@@ -549,7 +549,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       account     default, password given (hidden)
       account     big, password from command "pass"
       labels      rack="a3"
-      journey     first-load: SELECT "INBOX", newest 20, window newest, cold off, auth auto, tag span_id
+      journey     first-load: SELECT "INBOX", newest 20, window newest, cold off, auth auto, tag span_id, empty mailbox fails
       interval    1m, timeout 30s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
@@ -623,7 +623,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
       runs to deliver: 32MiB in memory, on disk 128MiB
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
       server events off
-      journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id
+      journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id, empty mailbox fails
       metrics per target every 15s, histograms explicit, timing on, labels none
     "#);
 }
@@ -887,8 +887,8 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
     insta::assert_snapshot!(until_export.join("\n"), @r#"
     targets: 120, accounts: 120
     groups: 1, maintenance windows: 3
-    metric series: about 63 (limit 100000)
-    samples in each scrape of Prometheus: up to 335 while all runs pass, 532 with failures
+    metric series: about 64 (limit 100000)
+    samples in each scrape of Prometheus: up to 335 while all runs pass, 533 with failures
       the span metrics of otel-collector.yaml: up to 28080 and 49680 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
@@ -897,7 +897,7 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
       server      mail001.example.org:993, security tls, address any
       account     default, password from file /run/secrets/mail001.example.org
       labels      rack="a3", where="mail001.example.org"
-      journey     first-load: SELECT "Probe", newest 20, window newest, cold off, auth auto, tag span_id
+      journey     first-load: SELECT "Probe", newest 20, window newest, cold off, auth auto, tag span_id, empty mailbox fails
       interval    90s, timeout 30s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB

@@ -355,8 +355,16 @@ async fn a_panic_in_a_probe_prints_neither_nor_does_anything_that_could_be_print
         let account = &prepared.target().accounts[0];
         let secret = account.password.load().await;
         let run: Run = run_once(&prober, &prepared.target().journey, None, cancel, |ids| {
-            let job =
-                Job { target: &prepared, account, family: Family::Any, ids, start_lag: None, secret, hold_login: None };
+            let job = Job {
+                target: &prepared,
+                account,
+                family: Family::Any,
+                ids,
+                start_lag: None,
+                secret,
+                usual_messages: None,
+                hold_login: None,
+            };
             leaks.look("debug forms", format!("{job:?}\n{job:#?}\n{prober:?}\n{account:?}"));
             job
         })

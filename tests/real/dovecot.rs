@@ -13,6 +13,7 @@ use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, StepName, Verifie
 
 use crate::support::{
     dovecot::{BIG, Dovecot, EMPTY, Options, USER1, USER2, USER3},
+    program::Program,
     proxy::Proxy,
     run::{account, run, steps, target},
 };
@@ -138,6 +139,33 @@ async fn a_mailbox_of_ten_thousand_and_an_empty_one() {
     assert!(steps(&empty).ends_with("SELECT FETCH- LOGOUT"), "{}", steps(&empty));
     assert_eq!(empty.first_loading_latency_s, Some(step(&empty, "SELECT").end_s()));
     assert_eq!(empty.first_row_s, None);
+}
+
+#[tokio::test]
+async fn a_mailbox_whose_messages_are_gone_fails_the_next_run_of_an_agent_that_knows_it() {
+    let server = Dovecot::start(&Options { messages: 120, ..Options::default() });
+    let program = Program::new(["agent", "--config", "imaptrace.toml"]).env("PROBE", USER1.1);
+    let text = format!(
+        "[agent]\nlog_format = \"json\"\n[http]\nlisten = \"off\"\n[latency]\nmin_runs = 5\n[[targets]]\nname = \"mail01\"\n\
+         url = \"imap://{}@127.0.0.1:{}\"\nsecurity = \"none\"\ninterval = \"1s\"\ntimeout = \"900ms\"\n\
+         password = {{ env = \"PROBE\" }}\n",
+        USER1.0, server.plain
+    );
+    std::fs::write(program.home().join("imaptrace.toml"), text).unwrap();
+    let mut agent = program.start();
+    while server.log().matches("Logged out").count() < 7 {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    for directory in ["cur", "new"] {
+        for entry in std::fs::read_dir(server.maildir(USER1.0).join(directory)).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    let line: serde_json::Value = serde_json::from_str(&agent.stderr_line("a run did not pass").await).unwrap();
+    assert_eq!((&line["error_type"], &line["failed_step"]), (&"mailbox_empty".into(), &"SELECT".into()), "{line}");
+    assert_eq!(line["text"], "the mailbox is empty, and usually holds 120 messages", "{line}");
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(agent.finish().await.code, Some(0));
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ pub fn target(address: SocketAddr, security: Security) -> Target {
             open: Open::Select,
             newest: 20,
             window: Window::Newest,
+            allow_empty: false,
             cold: false,
             auth: Auth::Auto,
             tag: TagStyle::SpanId,
@@ -91,12 +92,28 @@ pub async fn run_over(target: Target, dns: Dns, family: Family) -> Run {
     run_as(&prepare(target), dns, family, cancel).await
 }
 
+/// As an agent does that knows how many messages the mailbox usually holds.
+pub async fn run_usually(target: Target, messages: u64) -> Run {
+    let (_keep, cancel) = watch::channel(false);
+    run_job(&prepare(target), Dns::default(), Family::Any, Some(messages), cancel).await
+}
+
 async fn run_as(target: &TargetContext, dns: Dns, family: Family, cancel: watch::Receiver<bool>) -> Run {
+    run_job(target, dns, family, None, cancel).await
+}
+
+async fn run_job(
+    target: &TargetContext,
+    dns: Dns,
+    family: Family,
+    usual_messages: Option<u64>,
+    cancel: watch::Receiver<bool>,
+) -> Run {
     let prober = Prober::new(dns);
     let ids = Ids { trace: TraceId::random(), root: SpanId::random(), parent: None };
     let account = &target.target().accounts[0];
     let secret = account.password.load().await;
-    let job = Job { target, account, family, ids, start_lag: None, secret, hold_login: None };
+    let job = Job { target, account, family, ids, start_lag: None, secret, usual_messages, hold_login: None };
     prober.run(job, cancel).await
 }
 

@@ -128,6 +128,8 @@ error_types! {
         LimitServer = "limit_server",
         /// NO or BYE with a referral (RFC 2221), which is never followed.
         Referral = "referral",
+        /// The mailbox is empty, and usually holds 100 messages or more.
+        MailboxEmpty = "mailbox_empty",
     }
     Credentials {
         /// User name or password refused, or the account.

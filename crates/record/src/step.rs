@@ -75,6 +75,10 @@ pub struct Step {
     /// SELECT: messages in the mailbox (EXISTS).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mailbox_messages: Option<u64>,
+    /// SELECT: the usual number of messages (a running median); only if the mailbox holds fewer than a tenth of it, and the
+    /// target's `allow_empty` is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usual_messages: Option<u64>,
     /// The session's state when the command was sent (RFC 9051 §3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<CommandState>,

@@ -75,8 +75,9 @@ const AGENT: SeriesCount = SeriesCount::new(2, 9);
 /// Dropped runs by reason.
 const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 3);
 
-/// Of each account: a run and a step for each error type; slow runs by cause, and skipped runs by reason.
-const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, CAUSES + SKIP_REASONS);
+/// Of each account: a run and a step for each error type; slow runs by cause, skipped runs by reason, and runs with too few
+/// messages.
+const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, CAUSES + SKIP_REASONS + 1);
 
 /// A number of samples without failures, and with an allowance for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -127,6 +127,7 @@ options! {
     newest: u32, in ALL, by |field| field.number(1..=MOST_NEWEST), or 20;
     window: Window, in ALL, by Field::choice;
     cold: bool, in ALL, by Field::bool, or false;
+    allow_empty: bool, in ALL, by Field::bool, or false;
     journey: (), in ALL, by |field| field.one_of(&[(Journey::FIRST_LOAD, ())]);
     timeout: Duration, in ALL, by deadline, or Deadlines::default().run;
     interval: Duration, in ALL, by Field::duration, or Duration::from_secs(60);

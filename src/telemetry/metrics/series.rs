@@ -21,6 +21,7 @@ pub(super) enum RunMetric {
     Certificate,
     Messages,
     Slow,
+    Shrunk,
     Skipped,
 }
 
@@ -42,6 +43,7 @@ impl RunMetric {
         (Self::Certificate, names::CERTIFICATE_NOT_AFTER, 1),
         (Self::Messages, names::MAILBOX_MESSAGES, 1),
         (Self::Slow, names::PROBE_SLOW, 2),
+        (Self::Shrunk, names::MAILBOX_SHRUNK, 1),
         (Self::Skipped, names::PROBE_SKIPPED, 2),
     ];
 
@@ -179,5 +181,8 @@ fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Mea
     }
     if let Some(messages) = step.mailbox_messages {
         enter(SeriesKey::of(RunMetric::Messages), Measurement::Count(messages));
+    }
+    if step.usual_messages.is_some() {
+        enter(SeriesKey::of(RunMetric::Shrunk), Measurement::Count(1));
     }
 }
