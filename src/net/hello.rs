@@ -9,6 +9,8 @@ pub struct ServerHello {
     pub version: u16,
     /// Number of the cipher suite.
     pub cipher: u16,
+    /// ALPN chose `imap`, the one protocol that is offered (RFC 7301). Up to TLS 1.2: in 1.3 the choice is encrypted.
+    pub alpn_imap: bool,
 }
 
 impl ServerHello {
@@ -190,16 +192,20 @@ fn certificates(body: &[u8]) -> Vec<Vec<u8>> {
 fn parse(body: &[u8]) -> Option<ServerHello> {
     let two = |at: usize| body.get(at..at + 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
     let mut version = two(0)?;
+    let mut alpn_imap = false;
     let session = usize::from(*body.get(34)?);
     let cipher = two(35 + session)?;
     let mut at = 35 + session + 2 + 1 + 2; // cipher, compression, length of the extensions
     while let (Some(kind), Some(length)) = (two(at), two(at + 2)) {
-        if kind == 43 {
-            version = two(at + 4)?;
+        match kind {
+            43 => version = two(at + 4)?,
+            // A list of one name.
+            16 => alpn_imap = body.get(at + 4..at + 4 + usize::from(length)) == Some(b"\x00\x05\x04imap".as_slice()),
+            _ => {}
         }
         at += 4 + usize::from(length);
     }
-    Some(ServerHello { version, cipher })
+    Some(ServerHello { version, cipher, alpn_imap })
 }
 
 /// The suites that OpenSSL 3 offers by default, and CBC ones that old servers still choose.
@@ -280,12 +286,33 @@ mod tests {
     }
 
     #[test]
+    fn the_protocol_that_alpn_chose_is_in_the_hello_up_to_tls_1_2() {
+        let chosen = |extensions: &[u8]| {
+            let mut records = Records::default();
+            records.push(&hello(&[], 0, 0xc030, extensions));
+            records.hello.unwrap().alpn_imap
+        };
+        assert!(chosen(&[0, 23, 0, 0, 0, 16, 0, 7, 0, 5, 4, b'i', b'm', b'a', b'p']));
+        for other in [
+            &[][..],
+            &[0, 23, 0, 0],
+            &[0, 16, 0, 5, 0, 3, 2, b'h', b'2'],
+            &[0, 16, 0, 0],
+            &[0, 16, 0, 7, 0, 5, 4, b'i', b'm', b'a'],
+            &[0, 16, 0xff, 0xff, 0, 5, 4, b'i', b'm', b'a', b'p'],
+        ] {
+            assert!(!chosen(other), "{other:?}");
+        }
+    }
+
+    #[test]
     fn a_retry_request_is_passed_over_and_any_split_is_the_same() {
         let bytes = [hello(&RETRY, 32, 0x1301, SUPPORTED_13), hello(&[], 32, 0x1303, SUPPORTED_13)].concat();
         for size in 1..bytes.len() {
             let mut records = Records::default();
             bytes.chunks(size).for_each(|chunk| records.push(chunk));
-            assert_eq!(records.hello, Some(ServerHello { version: 0x0304, cipher: 0x1303 }), "chunks of {size}");
+            let expected = ServerHello { version: 0x0304, cipher: 0x1303, alpn_imap: false };
+            assert_eq!(records.hello, Some(expected), "chunks of {size}");
         }
     }
 

@@ -182,6 +182,7 @@ impl Conversation<'_> {
             version: hello.map(net::ServerHello::version_name),
             cipher: hello.map(net::ServerHello::cipher_name),
             server_hello_s: answer.map(|event| self.recorder.at(event.at).saturating_sub(step.start_s)),
+            alpn: hello.filter(|hello| hello.alpn_imap).map(|_| "imap".to_owned()),
             verified,
             server_name: self.job.target.tls.server_name().to_owned(),
             ..TlsFacts::default()

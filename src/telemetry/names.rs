@@ -124,6 +124,7 @@ names! {
         IMAP_SETUP_PHASE = "imap.setup.phase",
         TLS_PROTOCOL_VERSION = "tls.protocol.version",
         TLS_CIPHER = "tls.cipher",
+        TLS_NEXT_PROTOCOL = "tls.next_protocol",
         TLS_SERVER_NOT_BEFORE = "tls.server.not_before",
         TLS_SERVER_NOT_AFTER = "tls.server.not_after",
         TLS_SERVER_SUBJECT = "tls.server.subject",

@@ -297,6 +297,7 @@ impl Attributes {
     fn tls(&mut self, tls: &TlsFacts) {
         self.some(names::TLS_PROTOCOL_VERSION, tls.version.clone());
         self.some(names::TLS_CIPHER, tls.cipher.clone());
+        self.some(names::TLS_NEXT_PROTOCOL, tls.alpn.clone());
         self.seconds(names::TLS_SERVER_HELLO, tls.server_hello_s);
         self.some(names::TLS_VERIFIED, json_text(tls.verified));
         self.some(names::TLS_SERVER_NOT_AFTER, tls.not_after.and_then(json_text));

@@ -99,14 +99,8 @@ pub(super) fn passed() -> Run {
         verified: Verified::Yes,
         server_name: "mail01.example.org".to_owned(),
         not_after: Some(at(1_801_353_600)),
-        subject: None,
-        issuer: None,
-        sha256: None,
         key: Some("EC 256".to_owned()),
-        not_before: None,
-        chain: Vec::new(),
-        refused_depth: None,
-        read_at: None,
+        ..TlsFacts::default()
     }));
     Run {
         schema: SCHEMA,

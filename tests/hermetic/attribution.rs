@@ -145,6 +145,15 @@ async fn a_pause_in_the_handshake_or_before_the_greeting_is_the_servers_and_show
     }
 }
 
+#[tokio::test]
+async fn the_protocol_that_alpn_chose_is_known_where_the_server_chose_one_in_clear_text() {
+    for (setup, version, alpn) in [("tls alpn", "1.2", Some("imap")), ("tls", "1.2", None), ("tls 1.3", "1.3", None)] {
+        let run = after(setup).await;
+        let facts = run.steps.iter().find_map(|step| step.tls.as_ref()).unwrap();
+        assert_eq!((facts.version.as_deref(), facts.alpn.as_deref()), (Some(version), alpn), "{setup}");
+    }
+}
+
 // What is only so on Linux: that acknowledgements can be asked for, and how long they are held back else.
 
 /// Three answers in two writes, of which the second waits for our acknowledgement of the first.

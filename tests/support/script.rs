@@ -8,7 +8,8 @@
 //! C: LOGIN               wait for a line that holds this word
 //! c: 10                  wait for this many bytes
 //! hello                  wait for a whole TLS record, such as a ClientHello, without understanding it
-//! tls                    from here on TLS 1.2, as a server; `tls 1.3`, or `tls demand` a certificate of the client's
+//! tls                    from here on TLS 1.2, as a server; `tls 1.3`, `tls alpn` (1.2, and `imap` by ALPN), or `tls demand` a
+//!                        certificate of the client's
 //! drips                  from here on every byte goes in a packet of its own, TLS records too
 //! drip 50 * OK           send byte by byte, with this number of milliseconds before each
 //! fill 1000000 x         send this number of bytes of this kind

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
-    version::TLS13,
+    version::{TLS12, TLS13},
 };
 
 use super::script::Pem;
@@ -142,8 +142,8 @@ impl Stream for Rustls {
     }
 }
 
-/// Shakes hands as a server. `how` is nothing (TLS 1.2), `1.3`, or `demand` (1.3, and the client has to have a
-/// certificate).
+/// Shakes hands as a server. `how` is nothing (TLS 1.2), `alpn` (1.2, and ALPN chooses `imap`), `1.3`, or `demand` (1.3, and the
+/// client has to have a certificate).
 pub(super) async fn accept(stream: Box<dyn Stream>, pem: &Pem, how: &str) -> Result<Box<dyn Stream>, String> {
     if how.is_empty() {
         let identity = async_native_tls::Identity::from_pkcs8(pem.certificate.as_bytes(), pem.key.as_bytes()).unwrap();
@@ -153,9 +153,10 @@ pub(super) async fn accept(stream: Box<dyn Stream>, pem: &Pem, how: &str) -> Res
     }
     let certificate = CertificateDer::from_pem_slice(pem.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
-    let builder = ServerConfig::builder_with_protocol_versions(&[&TLS13]);
+    let version = if how == "alpn" { &TLS12 } else { &TLS13 };
+    let builder = ServerConfig::builder_with_protocol_versions(&[version]);
     let builder = match how {
-        "1.3" => builder.with_no_client_auth(),
+        "1.3" | "alpn" => builder.with_no_client_auth(),
         "demand" => {
             let mut roots = RootCertStore::empty();
             roots.add(certificate.clone()).unwrap();
@@ -163,7 +164,10 @@ pub(super) async fn accept(stream: Box<dyn Stream>, pem: &Pem, how: &str) -> Res
         }
         other => panic!("no such way of TLS: {other:?}"),
     };
-    let config = builder.with_single_cert(vec![certificate], key).unwrap();
+    let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
+    if how == "alpn" {
+        config.alpn_protocols.push(b"imap".to_vec());
+    }
     let accepted = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await;
     Ok(Box::new(Rustls(Box::new(accepted.map_err(|error| error.to_string())?))))
 }

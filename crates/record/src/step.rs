@@ -333,6 +333,9 @@ pub struct TlsFacts {
     /// (RFC 8446 §4.1.4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_hello_s: Option<Seconds>,
+    /// The protocol that ALPN chose (RFC 7301), up to TLS 1.2: `imap`. In TLS 1.3 the choice is encrypted and not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<String>,
     /// Whether chain and name were checked.
     pub verified: Verified,
     /// The name that went out as SNI and was checked against the certificate.

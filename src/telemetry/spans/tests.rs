@@ -137,6 +137,7 @@ fn attributes_are_on_the_spans_that_the_documentation_names() {
         (tls, "tls.server.issuer", "CN=Example CA"),
         (tls, "imaptrace.tls.certificate.key", "EC 256"),
         (tls, "imaptrace.tls.server_hello", "0.0018"),
+        (tls, "tls.next_protocol", "imap"),
         (tls, "imaptrace.timing.server", "0.0021"),
         (tls, "imaptrace.timing.network", "0.0003"),
         (tls, "imaptrace.timing.transfer", "0.0016"),
