@@ -432,9 +432,9 @@ fn the_probe_command_line_makes_one_target() {
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
     groups: 0, maintenance windows: 0
-    metric series: about 66 (limit 100000)
-    samples in each scrape of Prometheus: up to 337 while all runs pass, 535 with failures
-      the span metrics of otel-collector.yaml: up to 234 and 414 more
+    metric series: about 69 (limit 100000)
+    samples in each scrape of Prometheus: up to 337 while all runs pass, 538 with failures
+      the span metrics of otel-collector.yaml: up to 234 and 432 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
 
@@ -537,9 +537,9 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
     groups: 0, maintenance windows: 0
-    metric series: about 214 (limit 100000)
-    samples in each scrape of Prometheus: up to 1196 while all runs pass, 1979 with failures
-      the span metrics of otel-collector.yaml: up to 234 and 414 more
+    metric series: about 226 (limit 100000)
+    samples in each scrape of Prometheus: up to 1196 while all runs pass, 1991 with failures
+      the span metrics of otel-collector.yaml: up to 234 and 432 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
 
@@ -887,9 +887,9 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
     insta::assert_snapshot!(until_export.join("\n"), @r#"
     targets: 120, accounts: 120
     groups: 1, maintenance windows: 3
-    metric series: about 64 (limit 100000)
-    samples in each scrape of Prometheus: up to 335 while all runs pass, 533 with failures
-      the span metrics of otel-collector.yaml: up to 28080 and 49680 more
+    metric series: about 67 (limit 100000)
+    samples in each scrape of Prometheus: up to 335 while all runs pass, 536 with failures
+      the span metrics of otel-collector.yaml: up to 28080 and 51840 more
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
 

@@ -104,7 +104,8 @@ pub fn samples(config: &Config) -> SampleEstimate {
 /// The number of additional samples from the span metrics of otel-collector.yaml: for each target and name of a span.
 pub fn span_samples(config: &Config) -> SampleEstimate {
     let passing = config.targets.iter().map(|target| 1 + phases(target) + commands(target));
-    let failing = passing.clone().map(|names| names + 2 * FAILURES);
+    // Slow commands add the name of their waits.
+    let failing = passing.clone().map(|names| names + 2 * FAILURES + 1);
     SampleEstimate { passing: SPAN_SAMPLES * passing.sum::<u64>(), failing: SPAN_SAMPLES * failing.sum::<u64>() }
 }
 
