@@ -223,7 +223,7 @@ fn child(run: &Run, step: &Step, id: SpanId, common: &SharedAttributes) -> SpanD
 
 /// The span of a wait, below that of its step.
 fn wait(run: &Run, wait: &ServerWait, step: SpanId, common: &SharedAttributes) -> SpanData {
-    let mut with = Attributes::of(common);
+    let mut with = Attributes::with_room(common, 5);
     with.seconds(names::TIMING_SERVER, Some(wait.server_s));
     SpanData {
         span_context: context(run, wait.span_id),
@@ -266,7 +266,12 @@ impl Attributes {
 
     /// The attributes of every span of the run.
     fn of(common: &SharedAttributes) -> Self {
-        let mut all = Self(Vec::with_capacity(40));
+        Self::with_room(common, 40)
+    }
+
+    /// The same with room for so many in all.
+    fn with_room(common: &SharedAttributes, room: usize) -> Self {
+        let mut all = Self(Vec::with_capacity(room));
         all.put(names::NETWORK_PROTOCOL_NAME, "imap");
         all.some(names::NETWORK_PROTOCOL_VERSION, common.protocol.clone());
         all.put(names::TARGET_NAME, common.target.clone());

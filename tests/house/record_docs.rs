@@ -6,6 +6,7 @@ const SOURCE: &str = concat!(
     include_str!("../../crates/record/src/run.rs"),
     include_str!("../../crates/record/src/step.rs"),
     include_str!("../../crates/record/src/server_events.rs"),
+    include_str!("../../crates/record/src/server_wait.rs"),
     include_str!("../../crates/record/src/verdict.rs"),
 );
 const PAGE: &str = include_str!("../../docs/record.md");

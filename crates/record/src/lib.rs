@@ -21,6 +21,7 @@ mod outcome;
 pub mod printable;
 mod run;
 mod server_events;
+mod server_wait;
 mod step;
 mod text;
 mod time;
@@ -36,9 +37,10 @@ pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepNam
 pub use outcome::{RunOutcome, SkipReason, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server, UsualFacts};
 pub use server_events::{ServerEvent, ServerEventName, ServerEvents, ServerHost, ServerProcess, ServerProcessName};
+pub use server_wait::ServerWait;
 pub use step::{
     ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,
-    ServerWait, Step, StepEvent, TlsFacts, Verified,
+    Step, StepEvent, TlsFacts, Verified,
 };
 pub use text::ServerText;
 pub use time::{Seconds, SignedSeconds, Timestamp};

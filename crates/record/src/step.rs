@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ErrorType, Seconds, ServerText, SpanId, StepName, StepOutcome, Timestamp, TlsFault,
     names::{known_code, known_name},
+    server_wait::{ServerWait, read_waits},
 };
 
 /// One step. Times count from the start of the run unless said otherwise. Absent = does not apply.
@@ -137,7 +138,7 @@ pub struct Step {
     pub events: Vec<StepEvent>,
     /// The longest times of [`ServerWait::SHORTEST`] or more in which the server owed bytes and none came, in order, at most
     /// [`ServerWait::MOST`]; of a command that failed or was slow, and in a single run of the one that took longest.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "read_waits")]
     pub waits: Vec<ServerWait>,
     /// How it ended.
     pub outcome: StepOutcome,
@@ -394,26 +395,6 @@ pub struct StepEvent {
     /// The server's words, for an alert.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<ServerText>,
-}
-
-/// A time inside a command in which the server owed bytes and none came, and its span.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerWait {
-    /// The span.
-    pub span_id: SpanId,
-    /// Since the start of the run: our last bytes left, or the server's last ones arrived.
-    pub start_s: Seconds,
-    /// From then to the arrival that ended it, or to the end of the command; the round trip included.
-    pub duration_s: Seconds,
-    /// The server's part of it: less a round trip, and the time that the bytes which ended it need on the line.
-    pub server_s: Seconds,
-}
-
-impl ServerWait {
-    /// A wait with less of the server's time is left out.
-    pub const SHORTEST: Seconds = Seconds::from_micros(10_000);
-    /// At most this many of a step.
-    pub const MOST: usize = 5;
 }
 
 #[cfg(test)]
