@@ -7,7 +7,7 @@
 use std::{os::unix::fs::MetadataExt as _, time::Duration};
 
 use imaptrace::plan::{Security, Target};
-use imaptrace_record::{Run, RunOutcome, Seconds, Step};
+use imaptrace_record::{Run, RunOutcome, Seconds, ServerWait, Step};
 
 use crate::support::{
     dovecot::{Dovecot, Options, USER1},
@@ -98,14 +98,14 @@ fn a_long_line_is_network_and_not_server() {
         for step in run.steps.iter().filter(|step| step.was_started()) {
             let network = step.network_s.unwrap();
             let round_trip = run.server.rtt_min_s.unwrap().as_micros();
-            // The smallest round trip was known by the end alone.
-            assert!(network.as_micros() >= turns(step.name.as_str()) * round_trip, "{}: {details}", step.name);
+            // The round trip is known by the end alone, and the kernel's figure for it moves by some microseconds.
+            let least = turns(step.name.as_str()) * round_trip;
+            assert!(network.as_micros() + 100 >= least, "{}: {details}", step.name);
             assert!(turns(step.name.as_str()) > 0 || network == Seconds::ZERO, "{}: {details}", step.name);
         }
-        assert!(
-            run.steps.iter().all(|step| step.waits.is_empty()),
-            "a round trip is no wait for the server: {details}"
-        );
+        // A round trip is no wait for the server.
+        let quick = run.steps.iter().filter(|step| step.server_s.unwrap_or_default() < ServerWait::SHORTEST);
+        assert_eq!(quick.map(|step| step.waits.len()).sum::<usize>(), 0, "{details}");
         for step in commands(run) {
             let turns = turns(step.name.as_str());
             let [server, network, _] = step.parts().map(|part| part.as_micros() / turns);
