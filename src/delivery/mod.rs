@@ -30,7 +30,7 @@ use tokio::runtime::Runtime;
 pub use self::queue::fuzzed;
 pub use self::{
     otlp::{Header, HttpProxy, OtlpClient, PemFiles, Protocol, Signal, SignalError},
-    queue::{BadLine, HeldRun, Lines},
+    queue::{BadLine, HeldRun, KeptFile, KeptFiles, Lines},
     replay::{Replay, ReplayOutcome},
     report::{Dropped, Report, Status},
     settings::DeliverySettings,

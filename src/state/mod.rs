@@ -20,7 +20,7 @@ mod migrate;
 mod ownership;
 mod state_dir;
 
-pub(crate) use self::directory::about;
+pub(crate) use self::{directory::about, ownership::OWN};
 pub use self::{
     directory::{Directory, DirectoryEntry, NotRegularError},
     error::StateDirError,

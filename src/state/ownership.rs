@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Our own directory in one that others may write into.
-pub(super) const OWN: &str = "imaptrace";
+pub(crate) const OWN: &str = "imaptrace";
 
 pub(super) enum Ownership {
     /// Only the agent's user; with a warning if `imaptrace/` in it belongs to another one.

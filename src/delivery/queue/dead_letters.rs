@@ -16,8 +16,8 @@ use std::{
 use super::segment_files::{ENDING, open_directory};
 use crate::state::{Directory, StateDir, about};
 
-const DIRECTORY: &str = "refused";
-const DAMAGED: &str = ".damaged";
+pub(super) const DIRECTORY: &str = "refused";
+pub(super) const DAMAGED: &str = ".damaged";
 /// The largest size on disk of a segment of refused runs.
 const FULL: u64 = 1 << 20;
 /// Its largest part of the budget. After a listing that much is free; the next listing comes when it is used.

@@ -1,6 +1,7 @@
 //! Reads runs from a file: dead letters, segments of a queue, or what `probe --output json` printed.
 //!
-//! Sends nothing; `imaptrace replay` reads with it and sends with [`Replay`](crate::delivery::Replay).
+//! Sends nothing; `imaptrace replay` reads with it and sends with [`Replay`](crate::delivery::Replay), `imaptrace show` draws what
+//! it reads.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -27,6 +28,8 @@ pub struct BadLine {
     pub line: u64,
     /// The problem.
     pub problem: String,
+    /// The damage reaches to the end of the file: it was cut off, or is being written.
+    pub at_end: bool,
 }
 
 /// The runs of a file, one JSON line each, compressed by gzip or not. Empty lines are skipped.
@@ -91,7 +94,8 @@ impl Lines {
                 let Some(part) = segment::part(packed, *at) else { return Ok(()) };
                 let begin = std::mem::replace(at, part.next);
                 let Some(unpacked) = part.text else {
-                    return Err((format!("byte {begin}: the data are damaged ({})", count(part.runs, "run")), false));
+                    let problem = format!("byte {begin}: the data are damaged ({})", count(part.runs, "run"));
+                    return Err(Unread { problem, ends: false, at_end: part.next == packed.len() });
                 };
                 *text = io::Cursor::new(unpacked);
             },
@@ -99,12 +103,20 @@ impl Lines {
     }
 }
 
-/// Why a line cannot be read, and whether nothing more can be read.
-type Unread = (String, bool);
+/// Why a line cannot be read.
+struct Unread {
+    problem: String,
+    /// Nothing more can be read.
+    ends: bool,
+    at_end: bool,
+}
 
 /// Reads the next line with its line end, which the last one may lack; empty at the end of the data.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unread> {
-    let broken = |error: io::Error| (error.to_string(), true);
+    let broken = |error: io::Error| {
+        let at_end = error.kind() == io::ErrorKind::UnexpectedEof;
+        Unread { problem: error.to_string(), ends: true, at_end }
+    };
     reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', line).map_err(broken)?;
     if line.len() <= LONGEST_LINE || line.ends_with(b"\n") {
         return Ok(());
@@ -118,7 +130,7 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Unread
     } else {
         "the line is longer than 16MiB, which no run takes, and is left out"
     };
-    Err((problem.to_owned(), is_endless))
+    Err(Unread { problem: problem.to_owned(), ends: is_endless, at_end: false })
 }
 
 impl Iterator for Lines {
@@ -129,9 +141,9 @@ impl Iterator for Lines {
         while !self.ended {
             text.clear();
             let line = self.line + 1;
-            if let Err((problem, is_end)) = self.read(&mut text) {
-                self.ended = is_end;
-                return Some(Err(BadLine { line, problem }));
+            if let Err(Unread { problem, ends, at_end }) = self.read(&mut text) {
+                self.ended = ends;
+                return Some(Err(BadLine { line, problem, at_end }));
             }
             if text.is_empty() {
                 break;
@@ -139,7 +151,7 @@ impl Iterator for Lines {
             if text.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            return Some(segment::line(&text).map_err(|problem| BadLine { line, problem }));
+            return Some(segment::line(&text).map_err(|problem| BadLine { line, problem, at_end: false }));
         }
         None
     }
@@ -241,8 +253,11 @@ mod tests {
         let damaged = [&member[..], &member[..100], &member].concat();
         let found = read(&damaged);
         let [Ok(first), Err(bad), Ok(last)] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((first, last, bad.line), (&run, &run, 2));
+        assert_eq!((first, last, bad.line, bad.at_end), (&run, &run, 2, false));
         assert!(bad.problem.contains("the data are damaged (1 run)"), "{bad:?}");
+        // Only a part of the newest group is there yet.
+        let found = read(&[&member[..], &member[..100]].concat());
+        assert!(matches!(&found[..], [Ok(_), Err(BadLine { at_end: true, .. })]), "{found:?}");
 
         let headless = [&[0x1f, 0x8b, 0, 0][..], &member[4..], &member].concat();
         let found = read(&headless);

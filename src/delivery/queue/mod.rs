@@ -12,7 +12,8 @@
 //! segment_files  the files of the backlog
 //! segment        the bytes of a segment: gzip members of JSON lines
 //! dead_letters   refused and damaged runs, kept for the operator
-//! lines          runs of any file, for replay
+//! lines          runs of any file, for replay and show
+//! kept_files     the files with runs in a state directory, for show
 //! ```
 //!
 //! Sends nothing. [`Queue::push`] never waits; the sender takes batches off the front. The disk's lock is always taken before
@@ -21,6 +22,7 @@
 mod dead_letters;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
+mod kept_files;
 mod lines;
 mod load;
 mod segment;
@@ -38,8 +40,11 @@ use std::{
 use imaptrace_record::Run;
 use tokio::{sync::watch, time::timeout};
 
-pub use self::lines::{BadLine, Lines};
 pub(super) use self::state::BATCH_SPANS;
+pub use self::{
+    kept_files::{KeptFile, KeptFiles},
+    lines::{BadLine, Lines},
+};
 use self::{
     load::Load,
     spool::Spool,
