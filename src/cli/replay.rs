@@ -1,17 +1,10 @@
 //! `imaptrace replay`: sends the runs in files again.
 //!
-//! Files are opened and read on a thread of its own: a FIFO without a writer, a silent pipe or a hung mount delays neither a
-//! signal nor the end of the command.
+//! [`run_reader`](super::run_reader) opens and reads the files, on a thread of its own.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::FileTypeExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
-use imaptrace_record::{Run, escape};
+use imaptrace_record::Run;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,12 +14,13 @@ use super::{
     exit_code::{FAILED, PASSED, USAGE},
     output::Output,
     probe::given,
+    run_reader::{self, RunSource, RunVisitor},
     signals::Signals,
 };
 use crate::{
     agent::wiring,
     config::{self, Sources},
-    delivery::{Lines, Replay, ReplayOutcome},
+    delivery::{Replay, ReplayOutcome},
     probe::Cancel,
     terminal::Style,
 };
@@ -37,7 +31,8 @@ const MOST_REPORTED: u64 = 20;
 const AHEAD: usize = 64;
 
 pub(super) async fn run(args: ReplayArgs, signals: Signals, output: &mut Output) -> u8 {
-    let replay = match signals.unless_stopped(prepare(&args, output)).await {
+    let sources: Arc<[_]> = args.files.iter().cloned().map(RunSource::of).collect();
+    let replay = match signals.unless_stopped(prepare(&args, sources.clone(), output)).await {
         Some(Ok(replay)) => replay,
         Some(Err(problem)) => {
             output.errors(&problem);
@@ -48,7 +43,7 @@ pub(super) async fn run(args: ReplayArgs, signals: Signals, output: &mut Output)
             return signals.early_code();
         }
     };
-    let mut found = match read(args.files) {
+    let mut found = match read(sources) {
         Ok(found) => found,
         Err(error) => {
             output.error(&format!("cannot start the thread that reads: {error}"));
@@ -70,13 +65,13 @@ pub(super) async fn run(args: ReplayArgs, signals: Signals, output: &mut Output)
     sender.conclude(Some(&signals).filter(|_| !(all_read && in_time)))
 }
 
-async fn prepare(args: &ReplayArgs, output: &mut Output) -> Result<Replay, String> {
+async fn prepare(args: &ReplayArgs, sources: Arc<[RunSource]>, output: &mut Output) -> Result<Replay, String> {
     let flags = given(&[
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
     ]);
     let exports = config::exports(&Sources { flags, ..environment() }).map_err(|problems| problems.to_string())?;
-    check(args.files.clone()).await?;
+    check(sources).await?;
     // A partly refused batch is reported by the log.
     output.start_log("warn,imaptrace::delivery=off")?;
     let replay = wiring::replay(&exports).await.map_err(|error| format!("error: {error}"))?;
@@ -87,34 +82,15 @@ async fn prepare(args: &ReplayArgs, output: &mut Output) -> Result<Replay, Strin
     })
 }
 
-/// Tests whether the files can be opened. A pipe is opened once, when it is read: its writer would lose its reader.
-async fn check(files: Vec<PathBuf>) -> Result<(), String> {
+/// Tests whether the files can be opened.
+async fn check(sources: Arc<[RunSource]>) -> Result<(), String> {
     let (sender, checked) = oneshot::channel();
     let check = move || {
-        let failed = files.iter().filter(|file| !is_pipe(file)).find_map(|file| {
-            let error = open(file).err()?;
-            Some(format!("error: {}: {error}", escape(&file.display().to_string())))
-        });
         // It fails after a signal.
-        let _ = sender.send(failed.map_or(Ok(()), Err));
+        let _ = sender.send(sources.iter().try_for_each(RunSource::check));
     };
-    let started = std::thread::Builder::new().name("files".to_owned()).spawn(check);
-    started.map_err(|error| format!("error: cannot start the thread that reads: {error}"))?;
+    run_reader::on_thread(check).map_err(|error| format!("error: cannot start the thread that reads: {error}"))?;
     checked.await.unwrap_or(Ok(()))
-}
-
-#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
-fn is_pipe(file: &Path) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
-}
-
-#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
-fn open(file: &Path) -> io::Result<Box<dyn Read>> {
-    if file == Path::new("-") {
-        return Ok(Box::new(io::stdin()));
-    }
-    let opened = File::open(file)?;
-    if opened.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(Box::new(opened)) }
 }
 
 /// What is read from files.
@@ -126,33 +102,28 @@ enum ReplayItem {
     Unreadable(String),
 }
 
-/// Begins to read the files, one after another, on a thread that ends with the process if nothing else ends it.
-fn read(files: Vec<PathBuf>) -> io::Result<mpsc::Receiver<ReplayItem>> {
+/// Begins to read the files, one after another.
+fn read(sources: Arc<[RunSource]>) -> io::Result<mpsc::Receiver<ReplayItem>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let all = move || {
-        for file in files {
-            let name = file.display().to_string();
-            let mut go_on = sender.blocking_send(ReplayItem::File(name.clone())).is_ok();
-            let mut send = |item| {
-                go_on = go_on && sender.blocking_send(item).is_ok();
-                go_on
-            };
-            match open(&file).and_then(Lines::new) {
-                Ok(lines) => lines
-                    .map(|line| match line {
-                        Ok(run) => ReplayItem::Run(Box::new(run)),
-                        Err(bad) => ReplayItem::Unreadable(format!("{name}:{}: {}", bad.line, escape(&bad.problem))),
-                    })
-                    .all(&mut send),
-                Err(error) => send(ReplayItem::Unreadable(format!("{name}: {error}"))),
-            };
-            if !go_on {
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("files".to_owned()).spawn(all)?;
+    run_reader::on_thread(move || run_reader::read(&*sources, &mut ReadAhead(sender)))?;
     Ok(receiver)
+}
+
+/// Hands on what is read, as long as it is taken.
+struct ReadAhead(mpsc::Sender<ReplayItem>);
+
+impl RunVisitor for ReadAhead {
+    fn file(&mut self, source: &RunSource) -> bool {
+        self.0.blocking_send(ReplayItem::File(source.name())).is_ok()
+    }
+
+    fn run(&mut self, run: Run) -> bool {
+        self.0.blocking_send(ReplayItem::Run(Box::new(run))).is_ok()
+    }
+
+    fn unreadable(&mut self, problem: String) -> bool {
+        self.0.blocking_send(ReplayItem::Unreadable(problem)).is_ok()
+    }
 }
 
 /// The progress line of a terminal that can redraw it.

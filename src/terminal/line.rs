@@ -1,4 +1,4 @@
-//! One line per run, for `--count`.
+//! One line per run, for `--count` and for lists of kept runs.
 
 use imaptrace_record::{Run, RunOutcome, Step};
 
@@ -7,14 +7,38 @@ use super::{
     failure::outcome_text,
     parts::{TimePart, TimeParts},
     table::{doubtful, slowest},
-    text::{TextLine, Tone, duration, safe, times},
+    text::{TextLine, Tone, clip, duration, safe, times},
 };
 
 /// `11:42:40  passed  FLL  465 ms  slowest FETCH 435 ms (server 432 ms)  slow 18.7×`, or the failure. The time is in UTC.
 pub fn line(run: &Run, style: Style) -> String {
     let mut line = TextLine::of(Tone::Dim, run.started_at.time_of_day());
     line.push(Tone::Plain, "  ");
-    line.push(tone(run.outcome), run.outcome.as_str()).pad_to(18);
+    result(run, true, style, &mut line);
+    let mut page = String::new();
+    line.write(style, &mut page);
+    page
+}
+
+/// `4bf92f35  2026-11-30 11:42:40  mail01/default  passed  FLL …`: the trace id's first digits, the start in UTC, target and
+/// account, and the same.
+pub(super) fn dated_line(run: &Run, style: Style) -> String {
+    let id: String = run.trace_id.to_string().chars().take(8).collect();
+    let mut line = TextLine::of(Tone::Dim, id);
+    line.push(Tone::Dim, format!("  {} {}  ", run.started_at.date(), run.started_at.time_of_day()));
+    let who = format!("{}/{}", safe(&run.target, style), safe(&run.account, style));
+    // The result is worth more than the end of a name.
+    line.push(Tone::Bold, clip(&who, style.width / 4, style)).push(Tone::Plain, "  ");
+    result(run, false, style, &mut line);
+    let mut page = String::new();
+    line.write(style, &mut page);
+    page
+}
+
+/// The result of a run; `with_server` adds the server's part of the slowest step.
+fn result(run: &Run, with_server: bool, style: Style, line: &mut TextLine) {
+    let column = line.width() + 8;
+    line.push(tone(run.outcome), run.outcome.as_str()).pad_to(column);
     if let Some(family) = run.family {
         line.push(Tone::Plain, format!("{}  ", family.as_str()));
     }
@@ -24,7 +48,8 @@ pub fn line(run: &Run, style: Style) -> String {
     // A failed run shows its failure, not its slowest step.
     let slowest = slowest(run).filter(|_| run.outcome == RunOutcome::Passed);
     if let Some(step) = slowest {
-        let server = TimeParts::of(step).map(|parts| duration(parts.get(TimePart::Server), style));
+        let server =
+            TimeParts::of(step).filter(|_| with_server).map(|parts| duration(parts.get(TimePart::Server), style));
         let server = server.map(|server| format!(" (server {server})")).unwrap_or_default();
         let (name, took) = (safe(step.name.as_str(), style), duration(step.duration_s, style));
         line.push(Tone::Plain, format!("slowest {name} {took}{server}  "));
@@ -37,9 +62,6 @@ pub fn line(run: &Run, style: Style) -> String {
     if run.outcome != RunOutcome::Passed {
         line.push(tone(run.outcome), outcome_text(run, style));
     }
-    let mut page = String::new();
-    line.write(style, &mut page);
-    page
 }
 
 /// The tone of an outcome, here and in the waterfall's head.
@@ -80,6 +102,17 @@ mod tests {
         // A fixed limit, without any history.
         run.steps[8].ratio = None;
         assert!(line(&run, PLAIN).ends_with("  slow\n"));
+    }
+
+    #[test]
+    fn a_line_of_a_list_has_the_trace_id_the_day_and_the_account() {
+        assert_eq!(
+            dated_line(&samples::login_refused(), PLAIN),
+            "4b4b4b4b  2026-11-23 11:42:40  mail01/default  failed  LOGIN failed: auth_failed: NO [AUTHENTICATIO~\n"
+        );
+        let long = Run { target: "m".repeat(200), ..samples::passed() };
+        let line = dated_line(&long, PLAIN);
+        assert!(line.contains("mmm~  passed  FLL  53.4 ms") && line.len() <= 101, "{line}");
     }
 
     #[test]

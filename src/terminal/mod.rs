@@ -6,11 +6,15 @@
 
 mod bar;
 mod cause_hints;
+mod comparison;
+mod comparison_text;
 mod conversation;
 mod failure;
 mod hints;
 mod json;
+mod kept;
 mod line;
+mod markdown;
 mod nagios;
 mod parts;
 #[cfg(test)]
@@ -24,11 +28,15 @@ mod tls_hints;
 mod wait_hints;
 mod waterfall;
 
+pub use comparison::{Change, ComparedRun, ComparedTime, Comparison};
+pub use comparison_text::comparison_text;
 pub use conversation::conversation_line;
 pub use failure::failure;
 pub use hints::hint;
-pub use json::json;
+pub use json::{json, printable_json};
+pub use kept::{kept, listed};
 pub use line::line;
+pub use markdown::{comparison_markdown, markdown};
 pub use nagios::Nagios;
 pub use style::{ColorChoice, StreamProperties, Style};
 pub use summary::Summary;

@@ -109,6 +109,16 @@ pub(super) fn clip(text: &str, width: usize, style: Style) -> String {
     }
 }
 
+/// Cuts `text` to its last `width` columns at most; an ellipsis replaces what is before them.
+pub(super) fn clip_start(text: &str, width: usize, style: Style) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let starts = text.char_indices().map(|(at, _)| text.get(at..).unwrap_or_default());
+    let rest = starts.skip(1).find(|rest| rest.width() < width).unwrap_or_default();
+    if width == 0 { String::new() } else { format!("{}{rest}", ellipsis(style)) }
+}
+
 fn ellipsis(style: Style) -> &'static str {
     if style.ascii { "~" } else { "…" }
 }
@@ -263,6 +273,7 @@ mod tests {
         fn no_piece_is_wider_than_asked(text in any::<String>(), width in 2_usize..50) {
             let text = safe(&text, WIDE);
             prop_assert!(clip(&text, width, WIDE).width() <= width);
+            prop_assert!(clip_start(&text, width, WIDE).width() <= width);
             for line in wrap(&text, width) {
                 prop_assert!(line.width() <= width, "{line:?}");
             }

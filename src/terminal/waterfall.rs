@@ -88,7 +88,7 @@ fn head(run: &Run, style: Style, page: &mut String) {
     line.push(Tone::Plain, place + &right).push(tone(run.outcome), run.outcome.as_str()).write(style, page);
 }
 
-fn security(run: &Run, style: Style) -> String {
+pub(super) fn security(run: &Run, style: Style) -> String {
     let version = run.server.tls_version.as_deref().map(|version| format!(" {}", safe(version, style)));
     let version = clip(&version.unwrap_or_default(), 8, style);
     match run.server.security {
@@ -179,7 +179,7 @@ fn details(run: &Run, style: Style, page: &mut String) {
 }
 
 /// All reasons why the times that are marked with `~` may be wrong: those of the steps, and the run's own.
-fn doubts(run: &Run, style: Style) -> Option<String> {
+pub(super) fn doubts(run: &Run, style: Style) -> Option<String> {
     let uncertain = run.loading_steps().filter(|step| step.uncertain == Some(true));
     let mut doubts: Vec<_> = uncertain
         .map(|step| {
