@@ -44,6 +44,8 @@ pub(super) enum CliCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show runs that are kept: in the agent's state directory, or in a file; two are compared
+    Show(ShowArgs),
     /// Send runs again: printed with --output json, or kept by the agent when their receiver refused them
     Replay(ReplayArgs),
     /// Print the completion script for a shell
@@ -184,6 +186,49 @@ pub(super) struct ReplayArgs {
     pub(super) otlp_protocol: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The agent's state directory, or a file with a run a line, packed by gzip or not; - is standard input. With two of them,
+    /// or two --trace-id, the second run is compared with the first
+    #[arg(required = true, num_args = 1..=2, value_name = "SOURCE")]
+    pub(super) sources: Vec<PathBuf>,
+
+    /// Runs of this target alone; * is any text. Can be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Runs")]
+    pub(super) target: Vec<String>,
+    /// Runs of this account alone; * is any text. Can be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Runs")]
+    pub(super) account: Vec<String>,
+    /// The run with this trace id; its first 4 digits or more are enough
+    #[arg(long, value_name = "ID", value_parser = trace_id, help_heading = "Runs")]
+    pub(super) trace_id: Vec<String>,
+    /// Runs that were slow; with --failed also those that failed
+    #[arg(long, help_heading = "Runs")]
+    pub(super) slow: bool,
+    /// Runs that failed or could not be judged
+    #[arg(long, help_heading = "Runs")]
+    pub(super) failed: bool,
+    /// Runs that started at this time or later: 2h (before now), 03:10 (UTC, the last one) or 2026-11-30T03:10:00Z
+    #[arg(long, value_name = "TIME", help_heading = "Runs")]
+    pub(super) since: Option<String>,
+    /// Runs that started before this time
+    #[arg(long, value_name = "TIME", help_heading = "Runs")]
+    pub(super) until: Option<String>,
+    /// The newest N of them, the newest last [default: 10, with --output list 100]
+    #[arg(long, value_name = "N", value_parser = whole::<1, 100_000>, help_heading = "Runs")]
+    pub(super) last: Option<u32>,
+    /// All of them, in the order of the files
+    #[arg(long, conflicts_with = "last", help_heading = "Runs")]
+    pub(super) all: bool,
+
+    /// What is printed
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
+    pub(super) output: ShowFormat,
+    /// When to use colour; NO_COLOR overrides it
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    pub(super) color: ColorChoice,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum CanaryCommand {
     /// Fill a mailbox with realistic messages; what is there already is not added again
@@ -217,6 +262,18 @@ pub(super) enum OutputFormat {
     Json,
     /// A plug-in's line and perfdata
     Nagios,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ShowFormat {
+    /// The waterfall of each run
+    Text,
+    /// One line a run, to find one
+    List,
+    /// One line a run: the record itself
+    Json,
+    /// For a ticket or a chat
+    Markdown,
 }
 
 /// The values of an option, and their meanings.
@@ -256,6 +313,7 @@ impl Cli {
     pub(super) fn output(&self) -> (ColorChoice, bool) {
         match &self.command {
             CliCommand::Probe(args) => (args.color, args.output == OutputFormat::Nagios),
+            CliCommand::Show(args) => (args.color, false),
             _ => (ColorChoice::Auto, false),
         }
     }
@@ -266,6 +324,13 @@ fn whole<const LEAST: u32, const MOST: u32>(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (LEAST..=MOST).contains(number));
     let most = if MOST == u32::MAX { "or more".to_owned() } else { format!("to {MOST}") };
     number.ok_or_else(|| format!("expected a whole number, {LEAST} {most}, such as 20"))
+}
+
+/// The digits of a trace id, or the first of them, in small letters.
+fn trace_id(text: &str) -> Result<String, String> {
+    let is_valid = (4..=32).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let valid = is_valid.then(|| text.to_ascii_lowercase());
+    valid.ok_or_else(|| "expected 4 to 32 hexadecimal digits, such as 4bf92f35".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -15,7 +15,9 @@ mod password;
 mod probe;
 mod progress;
 mod replay;
+mod run_reader;
 mod runtime;
+mod show;
 mod signals;
 mod usage_error;
 
@@ -90,6 +92,9 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
         }
         CliCommand::Replay(args) => {
             one_shot(&roots, &mut output, async |signals, output| replay::run(args, signals, output).await)
+        }
+        CliCommand::Show(args) => {
+            one_shot(&roots, &mut output, async |signals, output| show::run(args, signals, output).await)
         }
         CliCommand::Canary { command: CanaryCommand::Fill(args) } => {
             one_shot(&roots, &mut output, async |signals, output| Box::pin(canary::run(*args, signals, output)).await)

@@ -76,7 +76,7 @@ fn without_password(error: &clap::Error) -> clap::Error {
 
 /// The same without what may be a password: a misplaced URL, or a surplus word of a command that takes no files.
 fn redacted(mut error: clap::Error, command: &str) -> clap::Error {
-    let takes_file = ["agent", "check", "replay"].contains(&command);
+    let takes_file = ["agent", "check", "replay", "show"].contains(&command);
     let hide = |kind: ContextKind, text: &str| {
         text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
     };
@@ -112,6 +112,7 @@ fn tip(error: &clap::Error, command: &str) -> Option<String> {
         (_, "probe" | "canary") if !is_option => Some(ONE_SERVER),
         (_, "probe") => known(FOR_PROBE).or_else(|| known(FOR_LOGIN)),
         (_, "canary") => known(FOR_FILL).or_else(|| known(FOR_LOGIN)),
+        (_, "show") => known(FOR_SHOW),
         (_, "agent" | "check") if !is_option => Some("the file goes with --config FILE"),
         _ => None,
     };
@@ -162,6 +163,17 @@ const FOR_PROBE: Tips = &[
     (&["--messages"], "--newest N"),
 ];
 
+const FOR_SHOW: Tips = &[
+    (&["--json", "-j"], "--output json"),
+    (&["--markdown", "--md"], "--output markdown"),
+    (&["--list", "-l"], "--output list"),
+    (&["--format", "-o"], "--output text, list, json or markdown"),
+    (&["-n", "--tail", "--count", "--limit"], "--last N"),
+    (&["--id", "--trace"], "--trace-id ID"),
+    (&["--errors", "--failures"], "--failed"),
+    (&["--state-dir", "--dir", "--config"], "the state directory is an argument without a flag"),
+];
+
 const FOR_FILL: Tips = &[(&["-n", "--count", "--newest"], "--messages N")];
 
 #[cfg(test)]
@@ -192,6 +204,7 @@ mod tests {
             (&["canary", "fill", "one", "--port", "5"], "imaps://HOST:PORT"),
             (&["check", "imaptrace.toml"], "--config FILE"),
             (&["agent", "imaptrace.toml"], "--config FILE"),
+            (&["show", "a", "-n", "5"], "--last N"),
             (&["mail.example.org"], "imaptrace probe SERVER"),
             (&["version"], "--version"),
         ] {
@@ -212,9 +225,13 @@ mod tests {
             let short = command.get_arguments().filter_map(|flag| flag.get_short().map(|name| format!("-{name}")));
             long.chain(short).collect::<Vec<_>>()
         };
-        for (path, lists) in [(&["probe"][..], [FOR_PROBE, FOR_LOGIN]), (&["canary", "fill"], [FOR_FILL, FOR_LOGIN])] {
+        for (path, lists) in [
+            (&["probe"][..], &[FOR_PROBE, FOR_LOGIN][..]),
+            (&["canary", "fill"], &[FOR_FILL, FOR_LOGIN]),
+            (&["show"], &[FOR_SHOW]),
+        ] {
             let ours = flags(path);
-            for (elsewhere, tip) in lists.into_iter().flatten() {
+            for (elsewhere, tip) in lists.iter().copied().flatten() {
                 for flag in *elsewhere {
                     assert!(!ours.contains(&(*flag).to_owned()), "{path:?} has {flag}");
                 }

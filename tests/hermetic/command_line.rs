@@ -817,7 +817,7 @@ async fn a_missing_or_silent_collector_is_one_warning_and_changes_no_exit_code()
 
 #[tokio::test]
 async fn the_help_is_as_it_was() {
-    for command in ["", "probe", "agent", "check", "replay"] {
+    for command in ["", "probe", "agent", "check", "replay", "show"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = Program::new(arguments).run().await;
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));

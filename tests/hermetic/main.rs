@@ -42,6 +42,7 @@ mod scenarios;
 mod secret_files;
 mod secrets;
 mod server_events;
+mod show;
 mod streams;
 mod survival;
 #[cfg(target_os = "linux")]

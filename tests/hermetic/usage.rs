@@ -107,7 +107,7 @@ async fn the_words_of_closed_lists_are_in_help_and_completions() {
 
 #[tokio::test]
 async fn help_is_a_command_too() {
-    for path in [&["probe"][..], &["check"], &["canary", "fill"], &["replay"]] {
+    for path in [&["probe"][..], &["check"], &["canary", "fill"], &["replay"], &["show"]] {
         let by_word = Program::new([&["help"], path].concat()).run().await;
         let by_flag = Program::new([path, &["--help"]].concat()).run().await;
         assert_eq!((by_word.code, by_word.stderr.as_str()), (Some(0), ""), "{by_word:?}");

@@ -117,6 +117,12 @@ fn the_agent_tells_neither_in_log_status_queue_and_telemetry_and_replay_does_not
     runtime.block_on(agent.stderr_line("cannot deliver"));
     wait_until("runs wait on disk", || files(&state.join("queue")).pop());
     look_at_files(&leaks, &state);
+    for format in ["text", "list", "json", "markdown"] {
+        let show = Program::new(["show", state.to_str().unwrap(), "--all", "--output", format]);
+        let shown = runtime.block_on(async { show.env("RUST_LOG", TRACE).run().await });
+        assert!(shown.code == Some(0) && !shown.stdout.is_empty(), "{shown:?}");
+        look(&leaks, "show", &shown);
+    }
     let replayed = Receiver::http();
     for path in &aside {
         let replay = Program::new(["replay", path.to_str().unwrap(), "--otlp-endpoint", &replayed.url()]);

@@ -147,6 +147,8 @@ async fn no_command_repeats_either_in_wrong_usage() {
             vec!["agent", &url],
             vec!["completions", &url],
             vec!["replay", "-", "--otlp-endpoint", &url],
+            vec!["show", "-", "--since", &url],
+            vec!["show", "-", "-", &url],
         ];
         for arguments in wrong {
             // What begins like a flag is none of this test's.
@@ -221,7 +223,7 @@ async fn wrong_files(leaks: &Leaks, who: &Planted, directory: &Path) {
 async fn commands_that_need_no_secret_do_not_tell_of_those_that_are_about() {
     let leaks = leaks();
     let mut everything: Vec<Vec<&str>> = vec![vec!["demo"], vec!["--version"], vec!["--help"], vec![]];
-    for command in ["probe", "agent", "check", "demo", "replay", "canary", "completions"] {
+    for command in ["probe", "agent", "check", "demo", "replay", "show", "canary", "completions"] {
         everything.push(vec![command, "--help"]);
         everything.push(vec![command, "-h"]);
     }
