@@ -275,6 +275,7 @@ const FACTS: &[Fact] = &[
     ("segments out of order", |run| run.server.out_of_order.map(|count| count.to_string())),
     ("arrivals stamped by", |run| run.server.clock_source.map(|source| source.as_str().to_owned())),
     ("times uncertain", |run| run.is_latency_uncertain().then(|| "yes".to_owned())),
+    ("cause", |run| run.verdict.as_ref().map(|verdict| verdict.cause.as_str().to_owned())),
     ("slow", |run| run.slow.filter(|slow| *slow).map(|_| "yes".to_owned())),
 ];
 

@@ -1,13 +1,14 @@
-//! Runs of files: with their start and place, and cut to what a run of ours can hold.
+//! Runs of files: with their start, place and verdict, and cut to what a run of ours can hold.
 //!
 //! A file may hold a record that no probe makes, with ten thousand steps or texts of megabytes. Called by `cli` for `show`.
 
-use imaptrace_record::{Run, Step, StepName};
+use imaptrace_record::{Run, Step, StepName, Verdict};
 
 use super::{
     Style,
     line::dated_line,
     text::{TextLine, Tone, clip_start, wrap},
+    verdict::verdict_facts,
     waterfall::waterfall,
 };
 
@@ -18,7 +19,7 @@ const FACTS: usize = 64;
 /// The longest text in bytes.
 const TEXT: usize = 256;
 
-/// The waterfall of a run, below its start and the file that it is in.
+/// The waterfall of a run, below its start and the file that it is in, and above its verdict.
 pub fn kept(run: Run, place: &str, style: Style) -> String {
     let (run, cut) = bounded(run);
     let mut page = String::new();
@@ -26,6 +27,12 @@ pub fn kept(run: Run, place: &str, style: Style) -> String {
     let place = clip_start(&super::safe(place, style), style.width.saturating_sub(line.width()), style);
     line.push(Tone::Dim, place).write(style, &mut page);
     page.push_str(&waterfall(&run, style));
+    for (name, text) in verdict_facts(&run, style) {
+        for (index, part) in wrap(&text, style.width.saturating_sub(9)).into_iter().enumerate() {
+            let name = if index == 0 { name.to_lowercase() } else { String::new() };
+            TextLine::of(Tone::Dim, format!("{name:<9}")).push(Tone::Plain, part).write(style, &mut page);
+        }
+    }
     if let Some(cut) = cut {
         for part in wrap(&cut, style.width) {
             TextLine::of(Tone::Warn, part).write(style, &mut page);
@@ -70,6 +77,9 @@ pub(super) fn bounded(mut run: Run) -> (Run, Option<String>) {
     }
     for name in [&mut run.failed_step, &mut run.slowest_step].into_iter().flatten() {
         cut.name(name);
+    }
+    if let Some(verdict) = &mut run.verdict {
+        cut.verdict(verdict);
     }
     (run, cut.words())
 }
@@ -128,6 +138,18 @@ impl Cut {
             for text in [&mut tls.version, &mut tls.cipher, &mut tls.sha256, &mut tls.key].into_iter().flatten() {
                 self.text(text);
             }
+        }
+    }
+
+    fn verdict(&mut self, verdict: &mut Verdict) {
+        for list in [&mut verdict.evidence, &mut verdict.against] {
+            self.list(list, Verdict::MAX_TEXTS, "texts of the verdict");
+            for text in list {
+                self.text(text);
+            }
+        }
+        if let Some(step) = &mut verdict.step {
+            self.name(step);
         }
     }
 

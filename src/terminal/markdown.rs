@@ -16,6 +16,7 @@ use super::{
     kept::bounded,
     table::{doubtful, label, slowest},
     text::{duration, safe, size, times},
+    verdict::verdict_facts,
     wait_hints::wait_hint,
     waterfall::{delays, doubts, security},
 };
@@ -46,6 +47,7 @@ pub fn markdown(run: Run) -> String {
         facts.extend(run.error_type.map(|class| ("Try", failure_hint(run, class, STYLE).into_owned())));
     }
     facts.extend(wait_hint(run, STYLE).map(|hint| ("Hint", hint)));
+    facts.extend(verdict_facts(run, STYLE));
     facts.extend(doubts(run, STYLE).map(|doubts| ("Timing", doubts)));
     facts.extend(delays(run, STYLE).map(|delays| ("Delayed", delays)));
     let peer = run.server.peer.map(|peer| format!(" ({})", peer.ip())).unwrap_or_default();

@@ -25,6 +25,7 @@ mod summary;
 mod table;
 mod text;
 mod tls_hints;
+mod verdict;
 mod wait_hints;
 mod waterfall;
 
