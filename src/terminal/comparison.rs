@@ -259,6 +259,7 @@ const FACTS: &[Fact] = &[
         let end = run.server.certificate_not_after.or_else(|| tls(run)?.not_after)?;
         Some(end.date())
     }),
+    ("certificate's key", |run| tls(run)?.key.clone()),
     ("certificate's issuer", |run| Some(tls(run)?.issuer.as_ref()?.as_str().to_owned())),
     ("software", |run| {
         let id = [&run.server.id_name, &run.server.id_version].into_iter().flatten();

@@ -122,6 +122,7 @@ impl Cut {
     fn step(&mut self, step: &mut Step) {
         self.name(&mut step.name);
         self.list(&mut step.events, FACTS, "events");
+        self.list(&mut step.waits, FACTS, "waits");
         if let Some(mailbox) = &mut step.mailbox {
             self.text(mailbox);
         }
