@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Cyrus and Courier for the tests: mail servers that Debian does not let be installed beside Dovecot, nor beside each other.
+# Cyrus, Courier and Dovecot 2.4 for the tests: mail servers that Debian does not let be installed beside Dovecot 2.3, nor beside
+# each other. Dovecot 2.4 comes from a newer Debian.
 #
-#   servers.sh prepare [cyrus] [courier]      puts them (both, unless named) into the cache; what is there stays
+#   servers.sh prepare [NAME...]              puts cyrus, courier and dovecot24, or those named, into the cache; what is there
+#                                             stays
 #   servers.sh run NAME DIR PLAIN TLS         runs one on these two ports of loopback until standard input ends;
 #                                             says "ready" when it greets; all that it writes is under DIR
 #
@@ -12,7 +14,9 @@
 #   user1 / pass1      user2, user3   awkward passwords (see below)      empty / empty      full / full
 #
 # Mail is what tests put there. Environment:
-#   SERVER_EXTRA=      a file with more settings, read last: lines of imapd.conf for Cyrus, variables for Courier
+#   SERVER_EXTRA=      a file with more settings, read last: lines of imapd.conf for Cyrus, variables for Courier, lines of
+#                      dovecot.conf for Dovecot
+#   SERVER_CA=         a file that Dovecot's settings can name as /etc/extra-ca.pem
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 export LC_ALL=C
@@ -26,17 +30,30 @@ packages() {
   case $1 in
     cyrus) echo cyrus-imapd cyrus-common libsasl2-modules sasl2-bin tzdata ;;
     courier) echo courier-imap courier-base courier-authlib courier-authlib-userdb gamin ;;
+    dovecot24) echo dovecot-core dovecot-imapd tzdata ;;
     *) die "unknown server: $1" ;;
   esac
 }
 
+# Where they come from: the system's sources, or those of a newer Debian with lists of their own.
+apt=()
+source_of() { # NAME
+  apt=()
+  [ "$1" = dovecot24 ] || return 0
+  local lists=$TREES/trixie
+  mkdir -p "$lists"/{lists,cache}/partial "$lists/cache/archives/partial"
+  echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main' >"$lists/sources.list"
+  apt=(-o "Dir::Etc::SourceList=$lists/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$lists/lists"
+    -o "Dir::Cache=$lists/cache" -o Dir::State::Status=/dev/null -o APT::Sandbox::User=root)
+}
+
 # The first of them is the server.
-candidate() { apt-cache show --no-all-versions "$(packages "$1" | cut -d' ' -f1)" 2>/dev/null | sed -n 's/^Version: //p' || true; }
+candidate() { apt-cache "${apt[@]}" show --no-all-versions "$(packages "$1" | cut -d' ' -f1)" 2>/dev/null | sed -n 's/^Version: //p' || true; }
 
 # These packages and all libraries under them, the C library too, so that nothing depends on what the system has. Programs
 # that they depend on (perl, debconf, a mail transport agent) would only serve scripts that do not run here.
 closure() {
-  apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
+  apt-cache "${apt[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
     awk -v roots="$*" '
       /^[^ ]/ { package = $1; next }
       # Of alternatives, which "|" joins, the first.
@@ -56,13 +73,13 @@ fetch() { # NAME
   local -a all=()
   # shellcheck disable=SC2046 # words they are
   mapfile -t all < <(closure $(packages "$1"))
-  [ ${#all[@]} -gt 10 ] && apt-get -qq download "${all[@]}"
+  [ ${#all[@]} -gt 10 ] && apt-get "${apt[@]}" -qq download "${all[@]}"
 }
 
 unpack() { # NAME TREE
   rm -rf "$2" && mkdir -p "$2/debs" && cd "$2/debs"
   if ! fetch "$1"; then # lists that are old, or none yet
-    if [ "$(id -u)" = 0 ]; then apt-get -qq update; else sudo apt-get -qq update; fi
+    if [ "$(id -u)" = 0 ]; then apt-get "${apt[@]}" -qq update; else sudo apt-get "${apt[@]}" -qq update; fi
     fetch "$1"
   fi
   local deb
@@ -70,10 +87,16 @@ unpack() { # NAME TREE
   cd "$2"
   rm -rf debs usr/share/doc usr/share/man usr/share/locale
   mkdir -p dev etc run tmp var
+  [ "$1" = dovecot24 ] || return 0
+  mkdir -p proc
+  # In this Debian everything is below usr, and another package has the links.
+  local part
+  for part in bin lib lib64 sbin; do [ -e "$part" ] || ln -s "usr/$part" "$part"; done
 }
 
 prepare() { # NAME
   local name=$1 tree now version begin=$SECONDS log
+  source_of "$name"
   now=$(readlink "$TREES/$name" || true)
   version=$(candidate "$name")
   # Without lists of packages, which is no reason to fetch them, what is there will do.
@@ -247,10 +270,66 @@ END
   IMAP_TLS=1 "${listen[@]}" "$tls" /usr/bin/couriertls -server -tcpd -user=courier "${imap[@]}" &
 }
 
+dovecot24() {
+  mkdir -p "$dir/etc/dovecot" "$dir/var/mail" "$dir/run/dovecot" "$dir/var/lib/dovecot"
+  mount -t proc proc "$root/proc"
+  printf '%s:x:%s:%s::/:/bin/false\n' dovecot 102 102 dovenull 103 103 vmail $NOBODY $NOBODY >>"$dir/etc/passwd"
+  printf '%s:x:%s:\n' dovecot 102 dovenull 103 vmail $NOBODY >>"$dir/etc/group"
+  printf '127.0.0.1 localhost\n' >"$dir/etc/hosts"
+  [ -z "${SERVER_CA:-}" ] || install -m 644 "$SERVER_CA" "$dir/etc/extra-ca.pem"
+  local account user
+  for account in "${accounts[@]}"; do
+    user=${account%%:*}
+    # base64: a colon would end the field
+    printf '%s:{PLAIN.b64}%s\n' "$user" "$(printf %s "${account#*:}" | base64 -w0)"
+    mkdir -p "$dir/var/mail/$user"
+  done >"$dir/etc/users"
+  chmod 644 "$dir/etc/users"
+  chown -R $NOBODY:$NOBODY "$dir/var/mail"
+  cat >"$dir/etc/dovecot/dovecot.conf" <<END
+dovecot_config_version = 2.4.1
+dovecot_storage_version = 2.4.1
+protocols = imap
+listen = 127.0.0.1
+log_path = /dev/stderr
+first_valid_uid = 1
+mail_uid = vmail
+mail_gid = vmail
+mail_driver = maildir
+mail_home = /var/mail/%{user}
+mail_path = ~/Maildir
+namespace inbox {
+  inbox = yes
+  separator = /
+}
+ssl_server_cert_file = /etc/server.pem
+ssl_server_key_file = /etc/server.pem
+auth_mechanisms = plain login
+auth_allow_cleartext = yes
+passdb passwd-file {
+  passwd_file_path = /etc/users
+}
+userdb static {
+}
+service imap-login {
+  inet_listener imap {
+    port = $plain
+  }
+  inet_listener imaps {
+    port = $tls
+    ssl = yes
+  }
+}
+END
+  [ -z "${SERVER_EXTRA:-}" ] || cat "$SERVER_EXTRA" >>"$dir/etc/dovecot/dovecot.conf"
+  chroot "$root" /usr/sbin/dovecot -F &
+  server=$!
+}
+
 case ${1:-}:$# in
-  prepare:[1-3])
+  prepare:[1-4])
     shift
-    [ $# -gt 0 ] || set -- cyrus courier
+    [ $# -gt 0 ] || set -- cyrus courier dovecot24
     lock servers
     mkdir -p "$TREES"
     for name; do prepare "$name"; done

@@ -16,6 +16,7 @@ mod auth;
 mod canary;
 mod dashboard;
 mod dovecot;
+mod dovecot_events;
 mod files;
 #[cfg(target_os = "linux")]
 mod host;

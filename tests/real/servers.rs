@@ -81,8 +81,8 @@ async fn overheard(server: &Server, mut target: Target) -> (Run, String, String)
 #[tokio::test]
 async fn a_first_load_passes_in_clear_text_with_starttls_and_with_tls() {
     let commands_of = |kind, security| match (kind, security) {
-        (Kind::Cyrus, Security::StartTls) => "STARTTLS tls CAPABILITY ID AUTHENTICATE",
-        (Kind::Cyrus, _) => "ID AUTHENTICATE",
+        (Kind::Cyrus | Kind::Dovecot24, Security::StartTls) => "STARTTLS tls CAPABILITY ID AUTHENTICATE",
+        (Kind::Cyrus | Kind::Dovecot24, _) => "ID AUTHENTICATE",
         // It offers PLAIN under TLS alone, has no ID, and tells after login only when asked.
         (Kind::Courier, Security::None) => "LOGIN CAPABILITY",
         (Kind::Courier, Security::StartTls) => "STARTTLS tls CAPABILITY AUTHENTICATE CAPABILITY",

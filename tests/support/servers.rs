@@ -1,14 +1,14 @@
-//! A real Cyrus or Courier with ports, certificates and mail of its own, ended when it is dropped or this process dies.
+//! A real Cyrus, Courier or Dovecot 2.4 with ports, certificates and mail of its own, ended when it is dropped or this process dies.
 //!
-//! Both have the users of `dovecot`, with empty mailboxes: [`Client`] puts mail there. After a wrong password they wait
-//! some seconds before they report it, and delay no other connection.
+//! They have the users of `dovecot`, with empty mailboxes: [`Client`] puts mail there. After a wrong password Cyrus and Courier
+//! wait some seconds before they report it, and delay no other connection.
 
 use std::{
     fmt::Write as _,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -30,9 +30,10 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers.sh");
 pub enum Kind {
     Cyrus,
     Courier,
+    Dovecot24,
 }
 
-/// Both.
+/// Those that are no Dovecot.
 pub const KINDS: [Kind; 2] = [Kind::Cyrus, Kind::Courier];
 
 /// A server that has greeted.
@@ -51,7 +52,16 @@ pub struct Server {
 impl Server {
     /// Starts one, and fails the test with the script's own words if that cannot be. `settings` as in `SERVER_EXTRA`.
     pub fn start(kind: Kind, settings: &str) -> Self {
-        let name = if kind == Kind::Cyrus { "cyrus" } else { "courier" };
+        Self::start_with(kind, settings, Path::new(""))
+    }
+
+    /// The same with a file that settings of Dovecot can name as `/etc/extra-ca.pem`.
+    pub fn start_with(kind: Kind, settings: &str, ca: &Path) -> Self {
+        let name = match kind {
+            Kind::Cyrus => "cyrus",
+            Kind::Courier => "courier",
+            Kind::Dovecot24 => "dovecot24",
+        };
         let mut complaint = String::new();
         // Another program may take a port between our look and the server's start.
         for _ in 0..3 {
@@ -64,6 +74,7 @@ impl Server {
                 .arg(directory.path())
                 .args([plain.to_string(), tls.to_string()])
                 .env("SERVER_EXTRA", &extra)
+                .env("SERVER_CA", ca)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(File::create(&errors).unwrap())

@@ -1,0 +1,204 @@
+//! The event configurations that are shipped, in a real Dovecot: what is posted, of whose sessions, and to whom.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use imaptrace::plan::{Host, Security, Target};
+use imaptrace_record::{Run, RunOutcome};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+};
+
+use crate::support::{
+    dovecot::{Dovecot, Options, USER1, USER2},
+    program::wait_until,
+    run::{account, run, target},
+    script::Pem,
+    servers::{FULL, Kind, Server},
+};
+
+/// One request.
+#[derive(Debug, Clone)]
+struct Posted {
+    line: String,
+    authorization: String,
+    content_type: String,
+    event: Value,
+}
+
+impl Posted {
+    fn name(&self) -> &str {
+        self.event["event"].as_str().unwrap()
+    }
+
+    fn field(&self, name: &str) -> &Value {
+        &self.event["fields"][name]
+    }
+}
+
+/// Takes events over TLS and keeps them.
+struct Sink {
+    address: SocketAddr,
+    posted: Arc<Mutex<Vec<Posted>>>,
+}
+
+impl Sink {
+    async fn open(pem: &Pem) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, acceptor) = (listener.local_addr().unwrap(), pem.acceptor());
+        let posted = Arc::<Mutex<Vec<Posted>>>::default();
+        let kept = posted.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, kept) = (acceptor.clone(), kept.clone());
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(acceptor.accept(stream).await.unwrap());
+                    while let Some(one) = request(&mut stream).await {
+                        kept.lock().unwrap().push(one);
+                        stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                    }
+                });
+            }
+        });
+        Self { address, posted }
+    }
+
+    fn posted(&self) -> Vec<Posted> {
+        self.posted.lock().unwrap().clone()
+    }
+}
+
+async fn request(stream: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Option<Posted> {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.ok()? == 0 {
+            return None;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_owned());
+    }
+    let header = |name: &str| {
+        let found = head.iter().filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let mut body = vec![0; header("content-length").parse().unwrap()];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Posted {
+        line: head[0].clone(),
+        authorization: header("authorization"),
+        content_type: header("content-type"),
+        event: serde_json::from_slice(&body).unwrap(),
+    })
+}
+
+const EVENTS: [&str; 6] = [
+    "imap_command_finished",
+    "mail_opened",
+    "mail_user_session_finished",
+    "auth_client_request_finished",
+    "auth_request_finished",
+    "auth_passdb_request_finished",
+];
+
+/// The file that is shipped, with what an operator changes in it.
+fn configured(name: &str, receiver: SocketAddr, ca: &Path, users: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dovecot").join(name);
+    let mut text = fs::read_to_string(path).unwrap();
+    let mut change = |from: &str, to: &str, times: usize| {
+        assert_eq!(text.matches(from).count(), times, "{from}");
+        text = text.replace(from, to);
+    };
+    change("NAME:SECRET@imaptrace.example.org:8144", &format!("mail01:s%2Fcr%40t@localhost:{}", receiver.port()), 1);
+    change("/etc/ssl/certs/ca-certificates.crt", &ca.display().to_string(), 1);
+    change("user=probe*", &format!("user={users}"), EVENTS.len());
+    text
+}
+
+fn at(server: &Dovecot, (user, password): (&str, &str)) -> Target {
+    let mut target = target(SocketAddr::from(([127, 0, 0, 1], server.tls)), Security::Tls);
+    target.endpoint.host = Host::parse("localhost").unwrap();
+    target.address = imaptrace::plan::AddressChoice::V4;
+    target.tls.ca_file = Some(server.ca.clone());
+    target.accounts = vec![account(user, password)];
+    target
+}
+
+/// Probes as a user that is configured and as one that is not, and looks at what was posted of both.
+async fn only_the_probes(sink: &Sink, probe: Target, other: Target, bytes: [&str; 2]) {
+    let run_of = async |target| -> Run {
+        let run = run(target).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+        run
+    };
+    run_of(other).await;
+    let run = run_of(probe).await;
+    let posted = wait_until("the end of the session", || {
+        let posted = sink.posted();
+        posted.iter().any(|one| one.name() == "mail_user_session_finished").then_some(posted)
+    });
+    for one in &posted {
+        assert_eq!(one.line, "POST /dovecot HTTP/1.1");
+        assert_eq!(one.authorization, format!("Basic {}", STANDARD.encode("mail01:s/cr@t")));
+        assert!(one.content_type.starts_with("application/json"), "{one:?}");
+        assert_eq!(one.field("user"), USER1.0, "nothing of another user's session: {one:?}");
+        assert!(one.event["hostname"].is_string() && one.event["start_time"].is_string(), "{one:?}");
+    }
+    for name in EVENTS {
+        assert!(posted.iter().any(|one| one.name() == name), "no {name}: {posted:#?}");
+    }
+    // Each command after the login has its tag, which is the id of its span.
+    let commands: Vec<_> = posted.iter().filter(|one| one.name() == "imap_command_finished").collect();
+    for name in ["NAMESPACE", "LIST", "SELECT", "FETCH", "LOGOUT"] {
+        let step = run.steps.iter().find(|step| step.name == name).unwrap();
+        let tag = Value::from(step.span_id.unwrap().to_string());
+        let of_it: Vec<_> = commands.iter().filter(|one| one.field("cmd_tag") == &tag).collect();
+        assert_eq!(of_it.len(), 1, "{name}: {commands:#?}");
+        assert_eq!(of_it[0].field("cmd_name"), name);
+        for field in ["running_usecs", "lock_wait_usecs", bytes[0], bytes[1]] {
+            assert!(of_it[0].field(field).is_number(), "{field}: {:?}", of_it[0]);
+        }
+    }
+    let sessions: std::collections::BTreeSet<_> = posted.iter().map(|one| one.field("session").to_string()).collect();
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_for_2_3_posts_the_events_of_the_probes_and_no_others() {
+    let pem = Pem::self_signed(&["localhost"], 2020, 2040);
+    let (sink, ca) = (Sink::open(&pem).await, pem.ca_file());
+    fs::set_permissions(ca.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let settings = configured("events-2.3.conf", sink.address, ca.path(), "user1");
+    let server = Dovecot::start(&Options { settings, ..Options::default() });
+    let log = server.log();
+    assert!(!log.contains("Warning: ") && !log.contains("Error: "), "{log}");
+    only_the_probes(&sink, at(&server, USER1), at(&server, USER2), ["bytes_in", "bytes_out"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_for_2_4_posts_the_same() {
+    let pem = Pem::self_signed(&["localhost"], 2020, 2040);
+    let (sink, ca) = (Sink::open(&pem).await, pem.ca_file());
+    let settings = configured("events-2.4.conf", sink.address, Path::new("/etc/extra-ca.pem"), "user1");
+    let server = Server::start_with(Kind::Dovecot24, &settings, ca.path());
+    for user in [USER1, FULL] {
+        server.client(user).append("INBOX", 3);
+    }
+    // The client of the test was one of the probes' users, too.
+    wait_until("its last event", || {
+        let ended = |one: &Posted| one.name() == "mail_user_session_finished";
+        sink.posted().iter().any(ended).then(|| sink.posted.lock().unwrap().clear())
+    });
+    let target = |user| server.target(Security::Tls, user);
+    only_the_probes(&sink, target(USER1), target(FULL), ["net_in_bytes", "net_out_bytes"]).await;
+}
