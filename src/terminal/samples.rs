@@ -66,7 +66,6 @@ fn steps(list: &[(&str, u64, u64, u64)]) -> Vec<Step> {
 }
 
 /// A passed run over TLS.
-#[expect(clippy::too_many_lines, reason = "a record, field by field")]
 pub(super) fn passed() -> Run {
     let mut steps = steps(&[
         ("resolve", 1_200, 0, 0),
