@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# need.sh build|check|stack|test|cost|truth|picture|fuzz : makes sure that the system has what this purpose needs.
+# need.sh build|check|stack|test|causes|cost|truth|picture|fuzz : makes sure that the system has what this purpose needs.
 #
 # What is there already, from wherever it came, is left alone. What is missing is installed by its Debian package name,
 # as root or with sudo; without either it says what to install and stops.
@@ -10,6 +10,7 @@ build=(gcc libc6-dev pkg-config libssl-dev)
 stack=(dovecot-imapd openssl jq curl python3-venv)
 check=(shellcheck)
 test=(docker-compose iproute2 strace systemd)
+causes=(iproute2 sshfs openssh-sftp-server e2fsprogs)
 cost=(python3 prometheus-blackbox-exporter)
 truth=(tcpdump tshark)
 picture=(python3 chromium pngquant)
@@ -22,6 +23,8 @@ there() {
     libc6-dev) [ -e /usr/include/stdio.h ] ;;
     libssl-dev) pkg-config --exists openssl ;;
     systemd) command -v systemd-analyze ;; # its tools alone, it need not run
+    openssh-sftp-server) [ -x /usr/lib/openssh/sftp-server ] ;;
+    e2fsprogs) command -v mkfs.ext4 ;;
     iproute2) command -v ip && command -v tc ;;
     dovecot-imapd) [ -x /usr/lib/dovecot/imap ] || [ -x /usr/libexec/dovecot/imap ] ;;
     python3-venv) command -v go || python3 -c 'import ensurepip' ;; # only ever used to fetch Go
@@ -35,11 +38,12 @@ case ${1:-} in
   stack) want=("${build[@]}" "${stack[@]}") ;;
   check) want=("${build[@]}" "${check[@]}") ;;
   test) want=("${build[@]}" "${check[@]}" "${stack[@]}" "${test[@]}") ;;
+  causes) want=("${build[@]}" "${stack[@]}" "${causes[@]}") ;;
   cost) want=("${build[@]}" "${stack[@]}" "${cost[@]}") ;;
   truth) want=("${build[@]}" "${stack[@]}" "${truth[@]}") ;;
   picture) want=("${picture[@]}") ;;
   fuzz) want=("${build[@]}" "${fuzz[@]}") ;;
-  *) die "usage: need.sh build|check|stack|test|cost|truth|picture|fuzz" ;;
+  *) die "usage: need.sh build|check|stack|test|causes|cost|truth|picture|fuzz" ;;
 esac
 command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
 

@@ -9,6 +9,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(target_os = "linux")]
+#[path = "../support/causes/mod.rs"]
+mod causes;
+
 mod alerts;
 #[cfg(target_os = "linux")]
 mod attribution;
@@ -20,6 +24,8 @@ mod dovecot_events;
 mod files;
 #[cfg(target_os = "linux")]
 mod host;
+#[cfg(target_os = "linux")]
+mod injected;
 mod pipeline;
 mod restart;
 mod scrape;

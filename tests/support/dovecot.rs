@@ -3,9 +3,17 @@
 //! Dovecot holds logins from an address back after a wrong password (4, 8, 15 s, right ones too): a test of wrong
 //! passwords starts a server that no other test uses.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use super::program::free_port;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::program::{free_port, wait_until};
 
 /// Folders with awkward names, [`Options::messages`] messages in INBOX.
 pub const USER1: (&str, &str) = ("user1", "pass1");
@@ -83,6 +91,27 @@ impl Dovecot {
     /// What it has logged up to now.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("dovecot.log")).unwrap()
+    }
+
+    /// The directory of all its files.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its first process, whose children all others are.
+    pub fn master(&self) -> i32 {
+        let path = self.directory.path().join("run/master.pid");
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+
+    /// Has it read these settings in place of [`Options::settings`]. Sessions go on.
+    pub fn reconfigure(&self, settings: &str) {
+        std::fs::write(self.directory.path().join("settings.conf"), settings).unwrap();
+        let before = self.log().matches("SIGHUP received").count();
+        kill(Pid::from_raw(self.master()), Signal::SIGHUP).unwrap();
+        wait_until("Dovecot reads its settings again", || {
+            (self.log().matches("SIGHUP received").count() > before).then_some(())
+        });
     }
 
     /// A user's Maildir, for tests that change what is in it.

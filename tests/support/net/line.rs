@@ -1,4 +1,4 @@
-//! A line between two namespaces that delays every packet, and drops or reorders one on request.
+//! A line between two namespaces that delays every packet, and drops or reorders some on request.
 //!
 //! Each end is a TUN device; between the two, a thread carries the packets. It changes none.
 
@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use imaptrace::clock;
@@ -23,6 +23,7 @@ use nix::{
     sys::stat::{Mode, SFlag, makedev, mknod},
     sys::time::TimeSpec,
 };
+use rand::Rng as _;
 
 use super::namespace::Namespace;
 
@@ -66,6 +67,48 @@ impl Hazard {
     }
 }
 
+/// How good a line is, which can change at any time. A copy is the same line's.
+#[derive(Clone)]
+pub struct LineQuality(Arc<Mutex<Quality>>);
+
+struct Quality {
+    delay: Duration,
+    /// Of all packets, each way.
+    loss: f64,
+    dropped: Vec<SystemTime>,
+}
+
+impl LineQuality {
+    fn new(delay: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Quality { delay, loss: 0.0, dropped: Vec::new() })))
+    }
+
+    /// Every packet takes this long from now on, either way.
+    pub fn set_delay(&self, delay: Duration) {
+        self.0.lock().unwrap().delay = delay;
+    }
+
+    /// This part of all packets goes missing from now on, either way.
+    pub fn set_loss(&self, loss: f64) {
+        self.0.lock().unwrap().loss = loss;
+    }
+
+    /// When packets went missing by [`LineQuality::set_loss`].
+    pub fn dropped(&self) -> Vec<SystemTime> {
+        self.0.lock().unwrap().dropped.clone()
+    }
+
+    /// The delay of a packet; none if it goes missing.
+    fn pass(&self) -> Option<Duration> {
+        let mut quality = self.0.lock().unwrap();
+        if quality.loss > 0.0 && rand::rng().random_bool(quality.loss) {
+            quality.dropped.push(clock::wall());
+            return None;
+        }
+        Some(quality.delay)
+    }
+}
+
 /// The line, for as long as it is held.
 pub struct Line {
     /// Where the client is to run.
@@ -74,6 +117,8 @@ pub struct Line {
     pub server: Namespace,
     /// What can happen to packets.
     pub hazard: Hazard,
+    /// What happens to all packets.
+    pub quality: LineQuality,
     /// Closed at the end, which the carrier sees.
     held: Option<UnixStream>,
     carrier: Option<JoinHandle<()>>,
@@ -84,12 +129,17 @@ impl Line {
     pub fn new(delay: Duration) -> Self {
         let (client, server) = (Namespace::new(), Namespace::new());
         let ends = [device(&client, CLIENT, SERVER), device(&server, SERVER, CLIENT)];
-        let hazard = Hazard::default();
+        let (hazard, quality) = (Hazard::default(), LineQuality::new(delay));
         let (held, end) = UnixStream::pair().unwrap();
-        let mut carrier =
-            Carrier { ends, delay, hazard: hazard.clone(), under_way: Default::default(), overtaken: [None, None] };
+        let mut carrier = Carrier {
+            ends,
+            quality: quality.clone(),
+            hazard: hazard.clone(),
+            under_way: Default::default(),
+            overtaken: [None, None],
+        };
         let carrier = thread::spawn(move || carrier.carry(&end));
-        Self { client, server, hazard, held: Some(held), carrier: Some(carrier) }
+        Self { client, server, hazard, quality, held: Some(held), carrier: Some(carrier) }
     }
 }
 
@@ -110,7 +160,7 @@ type UnderWay = (Instant, Vec<u8>);
 struct Carrier {
     /// The client's, then the server's.
     ends: [File; 2],
-    delay: Duration,
+    quality: LineQuality,
     hazard: Hazard,
     /// To the server, then to the client.
     under_way: [VecDeque<UnderWay>; 2],
@@ -153,7 +203,8 @@ impl Carrier {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => panic!("the device cannot be read: {error}"),
             }
-            let due = clock::now() + self.delay;
+            let Some(delay) = self.quality.pass() else { continue };
+            let due = clock::now() + delay;
             let (under_way, overtaken) = (&mut self.under_way[way as usize], &mut self.overtaken[way as usize]);
             if !has_data(&packet) {
                 under_way.push_back((due, packet));
