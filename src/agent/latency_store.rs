@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The most bytes written per second on average: with very many accounts the pause is longer.
 const PACE: u64 = 64 << 10;
 /// A larger file cannot be a history: 40,000 accounts need less.
-const LARGEST: u64 = 256 << 20;
+const LARGEST: u64 = 512 << 20;
 
 /// The latency history, and its file.
 pub(super) struct LatencyStore {
@@ -46,6 +46,10 @@ pub(super) struct LatencyStore {
     changed: AtomicBool,
     /// The size of the file as last saved.
     saved: AtomicU64,
+    /// The number of times that the history was saved.
+    saves: AtomicU64,
+    /// The file has been read, or there is none.
+    read: AtomicBool,
     /// Held while saving.
     saving: Mutex<Saving>,
 }
@@ -64,9 +68,11 @@ impl LatencyStore {
             history: Mutex::new(History::new(settings.clone())),
             settings,
             saving: Mutex::new(Saving { failing: false, unread: state.is_some() }),
+            read: AtomicBool::new(state.is_none()),
             state,
             changed: AtomicBool::new(false),
             saved: AtomicU64::new(0),
+            saves: AtomicU64::new(0),
         }
     }
 
@@ -99,6 +105,32 @@ impl LatencyStore {
         shifts
     }
 
+    /// Takes the present as usual ([`History::accept`]). Returns the number of series.
+    pub(super) fn accept(&self, target: &str, account: Option<&str>) -> usize {
+        let series = self.history().accept(target, account);
+        self.changed.store(true, Ordering::Relaxed);
+        series
+    }
+
+    /// Whether the present was accepted since the account's run before ([`History::take_accepted`]).
+    pub(super) fn take_accepted(&self, run: &Run) -> bool {
+        self.history().take_accepted(run)
+    }
+
+    /// Whether the file has been read, at last now: before that it would replace what is accepted. Waits for the disk.
+    pub(super) fn is_read(&self) -> bool {
+        let read_now = |state| {
+            let mut saving = self.saving();
+            self.read_first(state, &mut saving.unread, |_, _| true).is_ok()
+        };
+        self.read.load(Ordering::Relaxed) || self.state.as_ref().is_none_or(read_now)
+    }
+
+    /// The number of times that the history was saved.
+    pub(super) fn saves(&self) -> u64 {
+        self.saves.load(Ordering::Relaxed)
+    }
+
     /// Saves from time to time, for as long as it is polled.
     pub(super) async fn save_regularly(self: Arc<Self>) {
         loop {
@@ -118,21 +150,24 @@ impl LatencyStore {
         drop(blocking::work(move || this.save_now()).await);
     }
 
-    fn save_now(&self) {
-        let Some(state) = &self.state else { return };
+    /// Saves a changed history. Waits for the disk. False if that fails, or if there is no state directory.
+    pub(super) fn save_now(&self) -> bool {
+        let Some(state) = &self.state else { return false };
         // Read under the lock: a second caller waits until the first one has written to the disk.
         let mut saving = self.saving();
         if !self.changed.swap(false, Ordering::Relaxed) {
-            return;
+            return true;
         }
         // An account that is no longer in the configuration stays until the next start.
         let read = self.read_first(state, &mut saving.unread, |_, _| true);
         match read.and_then(|()| self.write(&*state.ready()?)) {
             Ok(size) => {
                 self.saved.store(size, Ordering::Relaxed);
+                self.saves.fetch_add(1, Ordering::Relaxed);
                 if std::mem::take(&mut saving.failing) {
                     info!(file = %state.path().join(FILE).display(), "the latency history is saved again");
                 }
+                true
             }
             Err(error) => {
                 self.changed.store(true, Ordering::Relaxed);
@@ -143,6 +178,7 @@ impl LatencyStore {
                          is the directory there, writable, and is there room on the disk?"
                     );
                 }
+                false
             }
         }
     }
@@ -153,6 +189,7 @@ impl LatencyStore {
             let found = read(&self.settings, &*state.ready()?, wanted)?;
             self.history().merge(found);
             *unread = false;
+            self.read.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -236,229 +273,4 @@ fn about(directory: &Directory, name: &str, error: &io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        fs,
-        os::unix::fs::{PermissionsExt as _, symlink},
-        path::Path,
-    };
-
-    use super::*;
-
-    fn run() -> Run {
-        serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap()
-    }
-
-    fn open(dir: &Path) -> LatencyStore {
-        open_for(dir, |_, _| true)
-    }
-
-    fn open_for(dir: &Path, wanted: impl Fn(&str, &str) -> bool) -> LatencyStore {
-        let store = LatencyStore::new(Settings::default(), Some(StateDir::open(dir).unwrap()));
-        store.load(wanted);
-        store
-    }
-
-    /// As after so many passed runs.
-    fn learned(dir: &Path, runs: usize) -> LatencyStore {
-        let store = open(dir);
-        (0..runs).for_each(|_| drop(store.evaluate(&mut run())));
-        store
-    }
-
-    /// Whether every started step of the next run has a baseline.
-    fn has_baselines(store: &LatencyStore) -> bool {
-        let mut run = run();
-        store.evaluate(&mut run);
-        run.steps.iter().all(|step| step.baseline_s.is_some() == step.was_started())
-    }
-
-    fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        // It exists as long as the directory is open.
-        names.retain(|name| name != "lock");
-        names.sort();
-        names
-    }
-
-    #[tokio::test]
-    async fn what_was_learned_outlives_the_process_in_a_file_that_only_its_owner_can_read() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("imaptrace");
-        assert!(!has_baselines(&open(&dir)));
-        Arc::new(learned(&dir, 20)).save().await;
-        assert!(has_baselines(&open(&dir)));
-        assert_eq!(names(&dir), [FILE], "nothing is left beside it");
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
-    }
-
-    #[tokio::test]
-    async fn a_save_replaces_the_file_as_a_whole_and_only_when_something_was_learned() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(learned(dir.path(), 19));
-        store.save().await;
-        let file = dir.path().join(FILE);
-        fs::remove_file(&file).unwrap();
-        store.save().await;
-        assert!(!file.exists());
-        // A leftover of a save that a crash cut short is overwritten.
-        fs::write(file.with_extension("new"), "half a li").unwrap();
-        store.evaluate(&mut run());
-        store.save().await;
-        drop(store);
-        assert!(has_baselines(&open(dir.path())));
-        assert_eq!(names(dir.path()), [FILE]);
-    }
-
-    #[test]
-    fn accounts_that_the_configuration_has_no_more_are_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        learned(dir.path(), 20).save_now();
-        let wanted = |target: &str, account: &str| target == "mail01" && account == "default";
-        assert!(has_baselines(&open_for(dir.path(), wanted)));
-        assert!(!has_baselines(&open_for(dir.path(), |_, _| false)));
-    }
-
-    #[test]
-    fn a_damaged_line_costs_its_account_alone_and_the_file_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        learned(dir.path(), 20).save_now();
-        let file = dir.path().join(FILE);
-        let damaged = fs::read_to_string(&file).unwrap() + "{\"target\":\"mail02\",\"acc";
-        fs::write(&file, &damaged).unwrap();
-        assert!(has_baselines(&open(dir.path())));
-        assert_eq!(names(dir.path()), ["latency.damaged"]);
-        assert_eq!(fs::read_to_string(dir.path().join("latency.damaged")).unwrap(), damaged);
-    }
-
-    #[test]
-    fn a_file_of_another_kind_is_set_aside_and_all_is_learned_again() {
-        for content in [&b"{\"format\":\"imaptrace latency\",\"version\":2}\n"[..], b"", b"\xff\x00\n"] {
-            let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join(FILE), content).unwrap();
-            let store = open(dir.path());
-            assert!(!has_baselines(&store));
-            assert_eq!(fs::read(dir.path().join("latency.damaged")).unwrap(), content);
-            (0..20).for_each(|_| drop(store.evaluate(&mut run())));
-            store.save_now();
-            drop(store);
-            assert!(has_baselines(&open(dir.path())));
-        }
-    }
-
-    #[test]
-    fn a_second_damaged_file_takes_nothing_from_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        for content in ["one", "two", "three"] {
-            fs::write(dir.path().join(FILE), content).unwrap();
-            open(dir.path());
-        }
-        let aside = ["latency-2.damaged", "latency-3.damaged", "latency.damaged"];
-        assert_eq!(names(dir.path()), aside);
-        assert_eq!(aside.map(|name| fs::read_to_string(dir.path().join(name)).unwrap()), ["two", "three", "one"]);
-    }
-
-    #[test]
-    fn what_is_no_file_is_set_aside_and_leads_nowhere() {
-        let home = tempfile::tempdir().unwrap();
-        let elsewhere = home.path().join("elsewhere");
-        let make: [&dyn Fn(&Path); 4] = [
-            &|path| symlink(&elsewhere, path).unwrap(),
-            &|path| symlink("nowhere", path).unwrap(),
-            &|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
-            &|path| fs::create_dir(path).unwrap(),
-        ];
-        for (number, make) in make.iter().enumerate() {
-            fs::write(&elsewhere, "another's").unwrap();
-            for name in [FILE, NEW] {
-                let dir = home.path().join(format!("{number}-{name}"));
-                fs::create_dir(&dir).unwrap();
-                make(&dir.join(name));
-                learned(&dir, 20).save_now();
-                assert!(has_baselines(&open(&dir)), "{number} {name}");
-                assert!(fs::symlink_metadata(dir.join(FILE)).unwrap().is_file());
-                assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "another's");
-            }
-            let dir = home.path().join(format!("{number}-{FILE}"));
-            assert_eq!(names(&dir), ["latency.damaged", FILE]);
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_read_stays_and_is_taken_up_before_the_first_save() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("state");
-        learned(&dir, 30).save_now();
-        let kept = home.path().join("kept");
-        fs::rename(&dir, &kept).unwrap();
-        fs::write(&dir, "a file where the directory should be").unwrap();
-        let store = learned(&dir, 5);
-        for _ in 0..2 {
-            store.save_now();
-            assert!(store.saving().unread && store.changed.load(Ordering::Relaxed));
-        }
-        fs::remove_file(&dir).unwrap();
-        fs::rename(&kept, &dir).unwrap();
-        store.save_now();
-        assert!(has_baselines(&store), "5 runs would not do");
-        drop(store);
-        assert!(has_baselines(&open(&dir)));
-        assert_eq!(names(&dir), [FILE]);
-    }
-
-    #[test]
-    fn a_file_that_could_be_read_late_takes_nothing_from_what_was_learned_meanwhile() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("state");
-        learned(&dir, 5).save_now();
-        let kept = home.path().join("kept");
-        fs::rename(&dir, &kept).unwrap();
-        fs::write(&dir, "a file where the directory should be").unwrap();
-        let store = learned(&dir, 20);
-        store.save_now();
-        fs::remove_file(&dir).unwrap();
-        fs::rename(&kept, &dir).unwrap();
-        store.save_now();
-        drop(store);
-        assert!(has_baselines(&open(&dir)));
-    }
-
-    #[test]
-    fn an_error_names_what_is_in_the_way() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("state");
-        let error_of = |path: &Path| StateDir::open(path).unwrap().ready().unwrap_err().to_string();
-        let deeper = dir.join("deeper");
-        assert!(error_of(&deeper).starts_with(&format!("{}: ", deeper.display())), "{}", error_of(&deeper));
-        fs::write(&dir, "a file where the directory should be").unwrap();
-        assert!(error_of(&dir).starts_with(&format!("{}: ", dir.display())), "{}", error_of(&dir));
-    }
-
-    #[test]
-    fn a_save_that_failed_is_tried_again() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("state");
-        fs::write(&dir, "a file where the directory should be").unwrap();
-        let store = learned(&dir, 20);
-        for _ in 0..2 {
-            store.save_now();
-            assert!(store.saving().failing && store.changed.load(Ordering::Relaxed));
-        }
-        fs::remove_file(&dir).unwrap();
-        store.save_now();
-        assert!(!store.saving().failing);
-        drop(store);
-        assert!(has_baselines(&open(&dir)));
-    }
-
-    #[test]
-    fn without_a_directory_all_is_in_memory() {
-        let store = LatencyStore::new(Settings::default(), None);
-        store.load(|_, _| true);
-        (0..20).for_each(|_| drop(store.evaluate(&mut run())));
-        store.save_now();
-        assert!(has_baselines(&store));
-    }
-}
+mod tests;

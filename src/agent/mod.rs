@@ -9,6 +9,7 @@
 //! runner, run_once          one run of an account, from its back-off to its delivery; a panic or a hang makes it void
 //! run_log                   what the log shows of runs
 //! latency_store             the latency history, saved in the state directory
+//! baseline_requests         requests of `imaptrace baseline accept` to take the present as usual
 //! backoff                   refused logins are repeated less often
 //! agent_status, systemd     the state of the agent, for HTTP and for systemd
 //! cpu, descriptors, heap    shortage of CPU, the limit on open files, freed memory
@@ -21,6 +22,7 @@
 
 mod agent_status;
 mod backoff;
+mod baseline_requests;
 mod bounded_reads;
 mod cpu;
 mod descriptors;
@@ -71,6 +73,7 @@ use self::{
 };
 pub use self::{
     agent_status::{HealthSources, Liveness, StatusSettings},
+    baseline_requests::AcceptRequest,
     cpu::{enter_thread, leave_thread},
     error::AgentError,
     exit::exit,
@@ -83,6 +86,7 @@ pub use self::{
 use crate::{
     blocking, clock,
     config::{Config, Sources},
+    delivery::Report,
     follow::FileFollower,
     probe::Prober,
     schedule::Schedule,
@@ -169,7 +173,7 @@ async fn run_until(
     let metrics = delivery.metrics();
     metrics.reloaded(true, clock::wall());
     let _cpu = cpu::start(metrics.clone(), status.shortage.clone());
-    let (store, read) = wiring::latency_store(&config, state.clone());
+    let (store, requests, read) = wiring::latency_store(&config, state.clone());
     // A slow read goes on, and the history is merged when it is there.
     if tokio::time::timeout(STATE_TIMEOUT, blocking::work(read)).await.is_err() {
         warn!("the latency history cannot be read in time: probing starts, and it is merged when the disk answers");
@@ -177,6 +181,9 @@ async fn run_until(
     let run_log = Arc::new(RunLog::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(store.clone().save_regularly());
+    if let Some(requests) = requests {
+        tasks.spawn(requests.take_regularly());
+    }
     tasks.spawn(run_log.clone().summarize_regularly());
     let reception = event_reception::start(&config, metrics.clone(), &follower).await?;
     let (receiver, waiting) = reception.map(|reception| (reception.receiver, reception.waiting)).unzip();
@@ -232,20 +239,24 @@ async fn run_until(
     if saved.is_err() {
         warn!("the latency history was not saved in time: the previously saved one stays");
     }
-    if let Some(mut report) = report {
-        let (runs, spans) = *context.late.lock().unwrap_or_else(PoisonError::into_inner);
-        report.undelivered_runs += runs;
-        report.undelivered_spans += spans;
-        match (exports, report.is_complete()) {
-            (false, _) => info!("no OTLP endpoint is configured: nothing was delivered"),
-            (true, true) => info!("{report}"),
-            (true, false) => warn!("{report}"),
-        }
+    if let Some(report) = report {
+        log_delivered(report, *context.late.lock().unwrap_or_else(PoisonError::into_inner), exports);
     }
     if let Some(state) = &state {
         state.release();
     }
     Ok(())
+}
+
+/// Logs what was delivered, and what not: the runs and spans that ended late were not either.
+fn log_delivered(mut report: Report, (runs, spans): (u64, u64), exports: bool) {
+    report.undelivered_runs += runs;
+    report.undelivered_spans += spans;
+    match (exports, report.is_complete()) {
+        (false, _) => info!("no OTLP endpoint is configured: nothing was delivered"),
+        (true, true) => info!("{report}"),
+        (true, false) => warn!("{report}"),
+    }
 }
 
 /// Opens and locks the state directory, if there is one. A directory that does not answer delays nothing.

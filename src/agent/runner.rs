@@ -24,7 +24,7 @@ use crate::{
     clock,
     delivery::Delivery,
     diagnosis::diagnose,
-    latency::{self, HistoryKey},
+    latency::{self, HistoryKey, SlowPeriod},
     net::Family,
     plan::{Account, SeriesPer, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate, recorded_family},
@@ -243,6 +243,9 @@ impl RunContext {
         let mut history = work.history();
         let (state, slow_period, repeated) = history.of_family(family);
         log_outcome(run, state, repeated, &self.run_log);
+        if self.latency.take_accepted(run) {
+            *slow_period = SlowPeriod::default();
+        }
         log_slow(run, slow_period, &self.latency.settings, &self.run_log);
         if !history.logged_few_messages {
             history.logged_few_messages = log_few_messages(run, &self.run_log);

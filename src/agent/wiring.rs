@@ -9,6 +9,7 @@ use std::{
 use opentelemetry_sdk::metrics::Temporality;
 
 use super::{
+    baseline_requests::BaselineRequests,
     error::AgentError,
     latency_store::LatencyStore,
     otlp_files::{self, FixedHeaders},
@@ -69,18 +70,26 @@ fn temporality() -> Temporality {
     preference.and_then(|word| word.to_ascii_lowercase().parse().ok()).unwrap_or_default()
 }
 
-/// An empty latency store, and a function that loads the saved history of the configured accounts and waits for the disk.
+/// An empty latency store, the requests that change it, if there is a state directory, and a function that loads the saved
+/// history of the configured accounts, takes the requests left for it, and waits for the disk.
 pub(super) fn latency_store(
     config: &Config,
     state: Option<StateDir>,
-) -> (Arc<LatencyStore>, impl FnOnce() + Send + 'static) {
-    let store = Arc::new(LatencyStore::new(config.latency.clone(), state));
+) -> (Arc<LatencyStore>, Option<Arc<BaselineRequests>>, impl FnOnce() + Send + 'static) {
+    let store = Arc::new(LatencyStore::new(config.latency.clone(), state.clone()));
+    let requests = state.map(|state| Arc::new(BaselineRequests::new(store.clone(), state)));
     let accounts = |target: &Target| target.accounts.iter().map(|account| account.alias.clone()).collect();
     let known: HashMap<String, HashSet<String>> =
         config.targets.iter().map(|target| (target.name.clone(), accounts(target))).collect();
     let wanted = move |target: &str, account: &str| known.get(target).is_some_and(|known| known.contains(account));
-    let reading = store.clone();
-    (store, move || reading.load(wanted))
+    let (reading, left) = (store.clone(), requests.clone());
+    let read = move || {
+        reading.load(wanted);
+        if let Some(requests) = left {
+            requests.take_left();
+        }
+    };
+    (store, requests, read)
 }
 
 /// The maintenance windows.

@@ -44,6 +44,12 @@ pub(super) enum CliCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// What the agent takes for usual
+    #[command(arg_required_else_help = true)]
+    Baseline {
+        #[command(subcommand)]
+        command: BaselineCommand,
+    },
     /// Show runs that are kept: in the agent's state directory, or in a file; two are compared
     Show(ShowArgs),
     /// Send runs again: printed with --output json, or kept by the agent when their receiver refused them
@@ -227,6 +233,24 @@ pub(super) struct ShowArgs {
     /// When to use colour; NO_COLOR overrides it
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     pub(super) color: ColorChoice,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BaselineCommand {
+    /// Take the present as usual after an intended change: a new server, another line, a mailbox that was emptied
+    ///
+    /// Of each step the newest five passed runs are what is usual from then on. A running agent takes the request within five seconds and logs it; without one, the next agent does at its start. Exit codes: 0 taken, or left for the next start; 1 not taken, or the state directory cannot be used; 2 wrong usage or configuration.
+    Accept(AcceptArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AcceptArgs {
+    /// The target, with all its accounts, or one account of it
+    #[arg(value_name = "TARGET[/ACCOUNT]")]
+    pub(super) name: String,
+    /// The configuration file of the agent
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

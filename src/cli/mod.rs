@@ -4,6 +4,7 @@
 
 mod agent;
 mod args;
+mod baseline;
 mod canary;
 mod check;
 mod conclusion;
@@ -27,7 +28,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use self::{
     agent::places,
-    args::{CanaryCommand, Cli, CliCommand},
+    args::{BaselineCommand, CanaryCommand, Cli, CliCommand},
     exit_code::{FAILED, PASSED},
     output::Output,
     runtime::{Threads, in_runtime},
@@ -86,6 +87,9 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
         CliCommand::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
             agent::run(&config, &roots, hung_up, output).await
         }),
+        CliCommand::Baseline { command: BaselineCommand::Accept(args) } => {
+            in_runtime(Threads::One, &mut output, async |output| baseline::accept(args, output).await)
+        }
         CliCommand::Demo => in_runtime(Threads::One, &mut output, demo::run),
         CliCommand::Probe(args) => {
             one_shot(&roots, &mut output, async |signals, output| probe::run(*args, signals, output).await)

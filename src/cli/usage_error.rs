@@ -76,7 +76,7 @@ fn without_password(error: &clap::Error) -> clap::Error {
 
 /// The same without what may be a password: a misplaced URL, or a surplus word of a command that takes no files.
 fn redacted(mut error: clap::Error, command: &str) -> clap::Error {
-    let takes_file = ["agent", "check", "replay", "show"].contains(&command);
+    let takes_file = ["agent", "baseline", "check", "replay", "show"].contains(&command);
     let hide = |kind: ContextKind, text: &str| {
         text.contains('@') || (kind == ContextKind::InvalidArg && !takes_file && !text.starts_with(['-', '<']))
     };

@@ -21,6 +21,7 @@ mod targets;
 pub use describe::describe;
 pub use keys::tables;
 pub use load::{exports, load, probe};
+pub(crate) use problem::nearest;
 pub use problem::{Place, Problem, Problems};
 pub use settings::{
     agent::Agent,

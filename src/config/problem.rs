@@ -142,7 +142,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// The most similar of `known` to a mistyped word, if any is similar enough.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().take(LONGEST_WORD + 1).count();
     known
         .filter(|candidate| length.abs_diff(candidate.chars().count()) <= allowed(candidate))

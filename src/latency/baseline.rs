@@ -13,6 +13,9 @@ use super::{
 /// The number of newest values that show a shift.
 const NEWEST: usize = 31;
 
+/// The number of newest values that are the present, when it is accepted as usual.
+const PRESENT: usize = 5;
+
 /// One series. Times are whole microseconds; a longer time than 71 minutes counts as 71 minutes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Baseline {
@@ -58,6 +61,13 @@ impl Baseline {
         self.day.enter(hour, &self.running);
         self.running.push(value);
         self.runs = self.runs.saturating_add(u32::from(counts));
+    }
+
+    /// Forgets all but the newest values: they are what is usual, and no shift led there. The day begins again.
+    pub(super) fn accept(&mut self) {
+        let values = self.running.oldest_first();
+        self.running = RunningMedian::of(&values[values.len().saturating_sub(PRESENT)..]);
+        (self.day, self.settled) = (DayBaseline::new(), 0);
     }
 
     /// The old and the new level if it has moved for good, returned once. Call it after each value that enters.

@@ -44,6 +44,8 @@ pub(super) struct AccountBaselines {
     /// First Loading Latency.
     latency: Baseline,
     usual: UsualValues,
+    /// Its present was accepted as usual since the last run.
+    accepted: bool,
 }
 
 /// The series of an account's steps, in the order of their first appearance.
@@ -136,6 +138,31 @@ impl History {
         self.accounts.get(key)?.usual.messages(mailbox, self.settings.min_runs)
     }
 
+    /// Takes the present as usual after an intended change: of each series of the target's account (or of all its accounts) only
+    /// the newest five values stay, and the day begins again; messages, round trip and certificates are learned again. No shift is
+    /// reported for it. Returns the number of series.
+    pub fn accept(&mut self, target: &str, account: Option<&str>) -> usize {
+        let is_meant =
+            |key: &HistoryKey| *key.target == *target && account.is_none_or(|account| *key.account == *account);
+        let mut series = 0;
+        for (_, account) in self.accounts.iter_mut().filter(|(key, _)| is_meant(key)) {
+            for baseline in account.steps.iter_mut().map(|(_, baseline)| baseline).chain([&mut account.latency]) {
+                baseline.accept();
+                series += 1;
+            }
+            account.usual = UsualValues::new(self.names.shared(""));
+            account.accepted = true;
+        }
+        series
+    }
+
+    /// Whether the present of the run's account was accepted before this run, and after the one before: its slow period is over
+    /// then. True once.
+    pub fn take_accepted(&mut self, run: &Run) -> bool {
+        let account = self.accounts.get_mut(&HistoryKey::of(run));
+        account.is_some_and(|account| std::mem::take(&mut account.accepted))
+    }
+
     fn add(&mut self, key: HistoryKey, run: &Run, hour: Hour) -> Vec<Shift> {
         let (apart, min_runs) = (self.settings.shift(), self.settings.min_runs);
         let Self { accounts, names, .. } = self;
@@ -190,7 +217,7 @@ impl Compared {
 
 impl AccountBaselines {
     fn new(names: &mut Names) -> Self {
-        Self { steps: Vec::new(), latency: Baseline::new(), usual: UsualValues::new(names.shared("")) }
+        Self { steps: Vec::new(), latency: Baseline::new(), usual: UsualValues::new(names.shared("")), accepted: false }
     }
 
     fn step(&self, step: &str) -> Option<&Baseline> {

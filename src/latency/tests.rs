@@ -1,5 +1,6 @@
 //! Slow steps, and the baselines that show them.
 
+mod accept;
 mod day;
 mod slow_period;
 mod usual;

@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, openat, renameat},
     sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat},
-    unistd::{UnlinkatFlags, fsync, geteuid, unlinkat},
+    unistd::{UnlinkatFlags, fchown, fsync, geteuid, unlinkat},
 };
 
 /// For everything that is opened: no link is followed, no FIFO waited for, and no child inherits it.
@@ -204,6 +204,16 @@ impl Directory {
             fchmod(&self.fd, Mode::S_IRWXU).map_err(|error| about(&self.path, error.into()))?;
         }
         Ok(())
+    }
+
+    /// Gives a file that root made in it to its owner, who has to read it. Does nothing for other users.
+    pub(crate) fn give_to_its_owner(&self, file: &File) -> io::Result<()> {
+        let entry = self.metadata()?;
+        if !geteuid().is_root() || entry.is_ours() {
+            return Ok(());
+        }
+        fchown(file, Some(entry.0.st_uid.into()), Some(entry.0.st_gid.into()))
+            .map_err(|error| about(&self.path, error.into()))
     }
 
     /// Its path, for messages.

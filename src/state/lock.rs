@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
+    time::Duration,
 };
 
 use nix::{
@@ -19,6 +20,10 @@ use super::{
 };
 
 pub(super) const LOCK: &str = "lock";
+/// How often a lock that is held is tried again: a process that looks whether an agent runs
+/// ([`AgentDirectory`](super::AgentDirectory)) holds it for a moment.
+const TRIES: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(10);
 
 /// Locks a directory of our own. The descriptor that holds the lock is read-only: one that is open for writing would keep the
 /// file system from being remounted read-only for as long as the agent runs.
@@ -44,7 +49,13 @@ pub(super) fn lock(directory: &Directory) -> Result<Flock<File>, OpenError> {
 
 /// Locks this file of the directory. The error names the process that holds it.
 pub(super) fn flock(directory: &Directory, file: File) -> Result<Flock<File>, OpenError> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    for _ in 0..TRIES {
+        let Err((file, Errno::EWOULDBLOCK)) = locked else { break };
+        std::thread::sleep(BETWEEN);
+        locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    }
+    match locked {
         Ok(lock) => Ok(lock),
         Err((file, Errno::EWOULDBLOCK)) => {
             let mut text = String::new();

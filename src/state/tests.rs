@@ -225,6 +225,60 @@ fn our_own_directory_stays_in_use_when_the_given_one_is_put_right() {
 }
 
 #[test]
+fn another_process_finds_the_directory_of_an_agent_and_whether_one_runs() {
+    assert!(geteuid().is_root(), "only root can give a directory away: run this test as root");
+    let home = tempfile::tempdir().unwrap();
+    let find = |path: &Path| {
+        let found = AgentDirectory::find(path).map(|found| (found.directory.path().to_owned(), found.in_use));
+        found.map_err(|error| error.to_string())
+    };
+    let given = home.path().join("private");
+    assert!(find(&given).unwrap_err().contains("No such file"), "{:?}", find(&given));
+    fs::create_dir(&given).unwrap();
+    assert_eq!(find(&given), Ok((given.clone(), false)), "as an agent of this user would do");
+    let state = StateDir::open(&given).unwrap();
+    assert_eq!(find(&given), Ok((given.clone(), true)));
+    drop(state);
+    assert_eq!(find(&given), Ok((given.clone(), false)));
+    assert!(StateDir::open(&given).unwrap().ready().is_ok(), "looking leaves no lock");
+    // Another's directory in it, in which an agent of that user was.
+    fs::create_dir(given.join(OWN)).unwrap();
+    fs::write(given.join(OWN).join(LOCK), "1").unwrap();
+    std::os::unix::fs::chown(given.join(OWN), Some(65_534), None).unwrap();
+    assert_eq!(find(&given), Ok((given.clone(), false)));
+
+    let given = open_to_all(&home);
+    let own = given.join(OWN);
+    assert!(find(&given).unwrap_err().contains("no agent has used this directory"), "{:?}", find(&given));
+    // A link leads nowhere.
+    symlink(home.path(), &own).unwrap();
+    assert!(find(&given).unwrap_err().contains("no agent has used this directory"), "{:?}", find(&given));
+    fs::remove_file(&own).unwrap();
+    let state = StateDir::open(&given).unwrap();
+    assert_eq!(find(&given), Ok((own.clone(), true)));
+    drop(state);
+    assert_eq!(find(&given), Ok((own.clone(), false)));
+    // An agent of another user in it, and the given one is root's.
+    for path in [&own, &own.join(LOCK)] {
+        std::os::unix::fs::chown(path, Some(65_534), None).unwrap();
+    }
+    assert_eq!(find(&given), Ok((own, false)));
+}
+
+#[test]
+fn an_agent_that_starts_while_another_process_looks_whether_one_runs_gets_the_lock() {
+    let home = tempfile::tempdir().unwrap();
+    drop(StateDir::open(home.path()).unwrap());
+    let looks = Flock::lock(fs::File::open(home.path().join(LOCK)).unwrap(), FlockArg::LockSharedNonblock).unwrap();
+    std::thread::scope(|scope| {
+        let starts = scope.spawn(|| StateDir::open(home.path()).map(drop));
+        std::thread::sleep(Duration::from_millis(5));
+        drop(looks);
+        starts.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn callers_during_an_attempt_get_its_outcome() {
     let home = tempfile::tempdir().unwrap();
     let state = StateDir::open(&home.path().join("no/parent")).unwrap();

@@ -834,7 +834,7 @@ async fn completions_name_commands_and_flags() {
     for shell in ["bash", "zsh", "fish"] {
         let output = Program::new(["completions", shell]).run().await;
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{shell}");
-        for word in ["password-file", "otlp-endpoint", "agent", "check", "completions"] {
+        for word in ["password-file", "otlp-endpoint", "agent", "baseline", "accept", "check", "completions"] {
             assert!(output.stdout.contains(word), "{shell}: {word}");
         }
     }

@@ -12,6 +12,7 @@ mod support;
 mod agent;
 mod attribution;
 mod auth;
+mod baseline;
 mod canary;
 mod certificates;
 mod command_line;

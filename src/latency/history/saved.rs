@@ -141,7 +141,7 @@ impl History {
 
     /// The line of one account, without its line end.
     pub fn line(&self, key: &HistoryKey) -> Option<String> {
-        let AccountBaselines { steps, latency, usual } = &**self.accounts.get(key)?;
+        let AccountBaselines { steps, latency, usual, .. } = &**self.accounts.get(key)?;
         let steps = steps.iter().map(|(name, baseline)| SavedSeries::of(name, baseline)).collect();
         let saved = SavedAccount {
             key: key.clone(),

@@ -7,7 +7,7 @@ use imaptrace_record::{Timestamp, TlsFacts, UsualFacts};
 use super::*;
 
 /// A run with so many messages, a round trip, and a certificate, in this hour.
-fn usual_run(messages: u64, rtt: u64, certificate: Option<u8>, hour: u64) -> Run {
+pub(super) fn usual_run(messages: u64, rtt: u64, certificate: Option<u8>, hour: u64) -> Run {
     let mut run = run("mail01", &[("tls", 20_000), ("SELECT", 2_000), ("FETCH", 9_000)]);
     let tls = certificate
         .map(|number| Box::new(TlsFacts { sha256: Some(format!("{number:02X}").repeat(32)), ..TlsFacts::default() }));

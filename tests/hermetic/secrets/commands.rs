@@ -223,11 +223,12 @@ async fn wrong_files(leaks: &Leaks, who: &Planted, directory: &Path) {
 async fn commands_that_need_no_secret_do_not_tell_of_those_that_are_about() {
     let leaks = leaks();
     let mut everything: Vec<Vec<&str>> = vec![vec!["demo"], vec!["--version"], vec!["--help"], vec![]];
-    for command in ["probe", "agent", "check", "demo", "replay", "show", "canary", "completions"] {
+    for command in ["probe", "agent", "baseline", "check", "demo", "replay", "show", "canary", "completions"] {
         everything.push(vec![command, "--help"]);
         everything.push(vec![command, "-h"]);
     }
     everything.push(vec!["canary", "fill", "--help"]);
+    everything.push(vec!["baseline", "accept", "--help"]);
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         everything.push(vec!["completions", shell]);
     }

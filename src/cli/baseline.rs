@@ -1,0 +1,167 @@
+//! `imaptrace baseline accept`: leaves a request for the agent in its state directory, and waits until the agent has taken it.
+//!
+//! The agent does the rest (`agent::baseline_requests`); without one that runs, it does so at its start.
+
+use std::{
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use imaptrace_record::escape;
+
+use super::{
+    args::AcceptArgs,
+    environment::environment,
+    exit_code::{FAILED, PASSED, USAGE},
+    output::Output,
+};
+use crate::{
+    agent::AcceptRequest,
+    blocking, clock,
+    config::{self, Config, Sources, nearest},
+    state::AgentDirectory,
+};
+
+/// The time limit of each call to the state directory.
+const STATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a running agent has to take the request; it looks every two seconds.
+const TAKEN_WITHIN: Duration = Duration::from_secs(6);
+const EVERY: Duration = Duration::from_millis(100);
+/// The most names that an error lists.
+const MOST_NAMED: usize = 10;
+
+pub(super) async fn accept(args: AcceptArgs, output: &mut Output) -> u8 {
+    let sources = Sources { file: Some(args.config.clone()), ..environment() };
+    let config = match config::load(&sources) {
+        Ok(config) => config,
+        Err(problems) => {
+            output.errors(&problems.to_string());
+            return if problems.unanswered { FAILED } else { USAGE };
+        }
+    };
+    let prepared = request(&config, &args).and_then(|request| Ok((request, directory(&config)?)));
+    let (request, directory) = match prepared {
+        Ok(prepared) => prepared,
+        Err(problem) => {
+            output.error(&problem);
+            return USAGE;
+        }
+    };
+    match submit(&request, directory).await {
+        Ok(Outcome::Taken) => {
+            output.print(&format!("the agent has taken the present of {} as usual\n", shown(&request)));
+            PASSED
+        }
+        Ok(Outcome::Left) => {
+            output.print(&format!(
+                "no agent is running: the next one takes the present of {} as usual when it starts\n",
+                shown(&request)
+            ));
+            PASSED
+        }
+        Ok(Outcome::NotTaken(path)) => {
+            output.error(&format!(
+                "an agent is running and has not taken the request within {} s: {}\n  help: its log may have the reason; it \
+                 is taken when the agent can, and at its next start; remove the file to withdraw it",
+                TAKEN_WITHIN.as_secs(),
+                path.display()
+            ));
+            FAILED
+        }
+        Err(error) => {
+            let help = match error.kind() {
+                io::ErrorKind::NotFound => "start the agent with this configuration first: it has learned nothing yet",
+                io::ErrorKind::PermissionDenied => "run this as the agent's user, or as root",
+                _ => "is the disk there, writable, and not full?",
+            };
+            output.error(&format!("cannot leave the request for the agent: {error}\n  help: {help}"));
+            FAILED
+        }
+    }
+}
+
+/// The request that the argument stands for: a target with this name, or else one of its accounts behind the last slash.
+fn request(config: &Config, args: &AcceptArgs) -> Result<AcceptRequest, String> {
+    let given = args.name.as_str();
+    let find = |name: &str| config.targets.iter().find(|target| target.name == name);
+    if find(given).is_some() {
+        return Ok(AcceptRequest { target: given.to_owned(), account: None });
+    }
+    let file = escape(&args.config.display().to_string());
+    let parts = given.rsplit_once('/').and_then(|(target, account)| Some((find(target)?, account)));
+    let Some((target, alias)) = parts else {
+        let names = || config.targets.iter().map(|target| target.name.as_str());
+        let name = given.rsplit_once('/').map_or(given, |(target, _)| target);
+        let near = nearest(given, names()).or_else(|| nearest(name, names()));
+        let help = names_of("it has", &file, near, names());
+        return Err(format!("{file} has no target \"{}\"\n  help: {help}", escape(name)));
+    };
+    if target.accounts.iter().any(|account| account.alias == alias) {
+        return Ok(AcceptRequest { target: target.name.clone(), account: Some(alias.to_owned()) });
+    }
+    let aliases = || target.accounts.iter().map(|account| account.alias.as_str());
+    let help = names_of("its accounts are", &file, nearest(alias, aliases()), aliases());
+    Err(format!("target \"{}\" has no account \"{}\"\n  help: {help}", escape(&target.name), escape(alias)))
+}
+
+/// Which names there are, the most similar one first.
+fn names_of<'a>(what: &str, file: &str, near: Option<&str>, names: impl Iterator<Item = &'a str>) -> String {
+    let mut help = near.map(|near| format!("did you mean \"{}\"? ", escape(near))).unwrap_or_default();
+    let names: Vec<_> = names.collect();
+    let listed: Vec<_> = names.iter().take(MOST_NAMED).map(|name| escape(name)).collect();
+    let _ = write!(help, "{what} {}", listed.join(", "));
+    if names.len() > listed.len() {
+        let _ = write!(help, " and {} more: imaptrace check --config {file}", names.len() - listed.len());
+    }
+    help
+}
+
+fn directory(config: &Config) -> Result<&Path, String> {
+    config.state.dir.as_deref().ok_or_else(|| {
+        "there is no state directory: the baselines are in the agent's memory alone\n  help: restart the agent, which then \
+         learns them anew; or set `dir` in [state]. An agent of systemd has its directory from the unit: give it here too, \
+         STATE_DIRECTORY=/var/lib/imaptrace"
+            .to_owned()
+    })
+}
+
+fn shown(request: &AcceptRequest) -> String {
+    let target = escape(&request.target);
+    request.account.as_ref().map_or_else(|| target.clone(), |account| format!("{target}/{}", escape(account)))
+}
+
+/// What became of a request.
+enum Outcome {
+    Taken,
+    /// No agent runs.
+    Left,
+    /// An agent runs and has not taken this file.
+    NotTaken(PathBuf),
+}
+
+async fn submit(request: &AcceptRequest, path: &Path) -> io::Result<Outcome> {
+    let request = request.clone();
+    let submitted = blocking::with_path(path, clock::now() + STATE_TIMEOUT, move |path| {
+        let AgentDirectory { directory, in_use } = AgentDirectory::find(path)?;
+        let name = request.submit(&directory)?;
+        io::Result::Ok((directory, in_use, name))
+    });
+    let (directory, in_use, name) = submitted.await.map_err(io::Error::other)??;
+    if !in_use {
+        return Ok(Outcome::Left);
+    }
+    let file = directory.at(&name);
+    let end = clock::now() + TAKEN_WITHIN;
+    let directory = std::sync::Arc::new(directory);
+    while clock::now() < end {
+        tokio::time::sleep(EVERY).await;
+        let (looked, name) = (directory.clone(), name.clone());
+        let entry = blocking::with_path(path, end, move |_| looked.entry(&name)).await.map_err(io::Error::other)??;
+        if entry.is_none() {
+            return Ok(Outcome::Taken);
+        }
+    }
+    Ok(Outcome::NotTaken(file))
+}
