@@ -240,7 +240,7 @@ const WHOLE: &[WholeTime] = &[
 type Fact = (&'static str, fn(&Run) -> Option<String>);
 
 const FACTS: &[Fact] = &[
-    ("outcome", |run| {
+    ("result", |run| {
         let why = run.error_type.map(|class| format!(": {class}")).unwrap_or_default();
         let step = run.failed_step.as_ref().map(|step| format!(" in {}", step.as_str())).unwrap_or_default();
         Some(format!("{}{step}{why}", run.outcome.as_str()))

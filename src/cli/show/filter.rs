@@ -12,7 +12,7 @@ const DAY: u64 = 24 * 3600;
 
 /// What a run has to be to be shown.
 #[derive(Debug, Default)]
-pub(super) struct Filter {
+pub(super) struct RunFilter {
     targets: Vec<String>,
     accounts: Vec<String>,
     /// The first digits of trace ids.
@@ -23,7 +23,7 @@ pub(super) struct Filter {
     until: Option<SystemTime>,
 }
 
-impl Filter {
+impl RunFilter {
     pub(super) fn new(args: &ShowArgs, now: SystemTime) -> Result<Self, String> {
         let time = |flag: &str, text: &Option<String>| {
             let text = text.as_deref();
@@ -187,15 +187,15 @@ mod tests {
         let passed = Run { slow: None, ..run() };
         let slow = Run { slow: Some(true), ..run() };
         let failed: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
-        let matched = |filter: &Filter| [&passed, &slow, &failed].map(|run| filter.matches(run));
-        assert_eq!(matched(&Filter::default()), [true, true, true]);
-        assert_eq!(matched(&Filter { slow: true, ..Filter::default() }), [false, true, false]);
-        assert_eq!(matched(&Filter { failed: true, ..Filter::default() }), [false, false, true]);
-        let either = Filter { failed: true, slow: true, ..Filter::default() };
+        let matched = |filter: &RunFilter| [&passed, &slow, &failed].map(|run| filter.matches(run));
+        assert_eq!(matched(&RunFilter::default()), [true, true, true]);
+        assert_eq!(matched(&RunFilter { slow: true, ..RunFilter::default() }), [false, true, false]);
+        assert_eq!(matched(&RunFilter { failed: true, ..RunFilter::default() }), [false, false, true]);
+        let either = RunFilter { failed: true, slow: true, ..RunFilter::default() };
         assert_eq!(matched(&either), [false, true, true]);
-        let target = Filter { targets: vec!["none".to_owned(), failed.target.clone()], ..either };
+        let target = RunFilter { targets: vec!["none".to_owned(), failed.target.clone()], ..either };
         assert!(target.matches(&failed));
-        let account = Filter { accounts: vec!["none".to_owned()], ..target };
+        let account = RunFilter { accounts: vec!["none".to_owned()], ..target };
         assert!(!account.matches(&failed));
     }
 
@@ -203,7 +203,8 @@ mod tests {
     fn a_trace_id_is_found_by_its_first_digits_and_times_are_from_and_before() {
         let run = run();
         let id = run.trace_id.to_string();
-        let by = |digits: &str| Filter { trace_ids: vec!["0000".to_owned(), digits.to_owned()], ..Filter::default() };
+        let by =
+            |digits: &str| RunFilter { trace_ids: vec!["0000".to_owned(), digits.to_owned()], ..RunFilter::default() };
         assert_eq!(by(id.get(..4).unwrap()).trace_id_of(&run), Some(1));
         assert!(by(&id).matches(&run) && !by(id.get(1..8).unwrap()).matches(&run));
         let at = run.started_at.to_system_time();
@@ -211,7 +212,7 @@ mod tests {
             let moved = |by: i64| {
                 Some(if by < 0 { at - Duration::from_secs(1) } else { at + Duration::from_secs(by.unsigned_abs()) })
             };
-            Filter { since: moved(since), until: moved(until), ..Filter::default() }.matches(&run)
+            RunFilter { since: moved(since), until: moved(until), ..RunFilter::default() }.matches(&run)
         };
         assert!(time(0, 1) && time(-1, 1) && !time(1, 1) && !time(-1, 0));
     }

@@ -12,8 +12,8 @@ use imaptrace_record::{Run, escape};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
-    filter::Filter,
-    selection::{LeftOut, Request, SelectedRun, ShowItem, select},
+    filter::RunFilter,
+    selection::{LeftOut, SelectedRun, ShowItem, ShowRequest, select},
 };
 use super::{
     args::{ShowArgs, ShowFormat},
@@ -84,13 +84,13 @@ pub(super) async fn run(args: ShowArgs, signals: Signals, output: &mut Output) -
 
 /// What is to be read, and what of it cannot be listed.
 struct Opened {
-    request: Request,
+    request: ShowRequest,
     problems: Vec<String>,
 }
 
 /// Opens what the command line names, on the thread for files. The error is the problem as it is printed.
 async fn open(args: &ShowArgs) -> Result<Opened, String> {
-    let filter = Filter::new(args, clock::wall())?;
+    let filter = RunFilter::new(args, clock::wall())?;
     let compares = args.sources.len() == 2 || filter.trace_ids.len() == 2;
     if compares && args.output == ShowFormat::List {
         return Err(
@@ -125,7 +125,7 @@ async fn open(args: &ShowArgs) -> Result<Opened, String> {
     };
     run_reader::on_thread(work).map_err(|error| format!("error: cannot start the thread that reads: {error}"))?;
     let (sources, problems) = opened.await.unwrap_or_else(|_| Err("error: the files cannot be opened".to_owned()))?;
-    Ok(Opened { request: Request { filter, sources, most, compares }, problems })
+    Ok(Opened { request: ShowRequest { filter, sources, most, compares }, problems })
 }
 
 /// The files of an argument, the oldest first.

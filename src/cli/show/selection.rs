@@ -11,7 +11,7 @@ use std::{
 use imaptrace_record::{Run, SpanId, Timestamp};
 use tokio::sync::mpsc;
 
-use super::filter::Filter;
+use super::filter::RunFilter;
 use crate::cli::run_reader::{self, RunSource, RunVisitor};
 
 /// Bytes that the selected runs of a side may take.
@@ -55,8 +55,8 @@ pub(super) struct LeftOut {
 }
 
 /// What is asked for.
-pub(super) struct Request {
-    pub(super) filter: Filter,
+pub(super) struct ShowRequest {
+    pub(super) filter: RunFilter,
     /// The sources of each argument, the oldest first.
     pub(super) sources: Vec<Vec<RunSource>>,
     /// The most runs of a side; none for all, in the order of the files.
@@ -65,7 +65,7 @@ pub(super) struct Request {
     pub(super) compares: bool,
 }
 
-impl Request {
+impl ShowRequest {
     /// The side that a run of this argument is for, if it is shown at all.
     fn side_of(&self, run: &Run, argument: usize) -> Option<usize> {
         if !self.filter.matches(run) {
@@ -90,7 +90,7 @@ impl Request {
 }
 
 /// Reads, selects, and sends what is to be shown.
-pub(super) fn select(request: &Request, items: mpsc::Sender<ShowItem>) {
+pub(super) fn select(request: &ShowRequest, items: mpsc::Sender<ShowItem>) {
     let sides = [Newest::default(), Newest::default()];
     let mut selection = Selection {
         request,
@@ -114,7 +114,7 @@ pub(super) fn select(request: &Request, items: mpsc::Sender<ShowItem>) {
 
 /// The selection under way.
 struct Selection<'a> {
-    request: &'a Request,
+    request: &'a ShowRequest,
     items: mpsc::Sender<ShowItem>,
     argument: usize,
     place: String,
