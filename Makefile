@@ -1,5 +1,5 @@
 # Each target is one line that calls a script or cargo; what it does stands there.
-.PHONY: help demo build check test test-causes bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz mutants soak stack stack-down
+.PHONY: help demo build check test test-causes bench-accounting bench-agent bench-cost bench-hostile bench-metrics bench-truth fuzz mutants soak stack stack-down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -18,6 +18,9 @@ test: ## check, then all tests, real Dovecot, Collector, Jaeger and Prometheus a
 
 test-causes: ## all causes of slowness, injected into a real Dovecot (CAUSES="dns loss", CAUSES_DIR); needs root, takes 25 minutes
 	@scripts/test-causes.sh
+
+bench-accounting: ## what the sampling of a mail server's processes costs
+	@cargo bench --quiet --locked --bench accounting
 
 bench-agent: ## CPU, memory and start lag with thousands of targets, and memory over an hour; prints tables
 	@scripts/bench-agent.sh

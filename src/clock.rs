@@ -32,6 +32,11 @@ pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// The time since boot, with the time in which the machine was suspended: the clock of a process's start in `/proc`.
+pub fn since_boot() -> Duration {
+    monotonic() + slept()
+}
+
 /// How long the machine has been suspended since boot: the monotonic clock excludes it.
 #[cfg(target_os = "linux")]
 fn slept() -> Duration {

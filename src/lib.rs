@@ -34,6 +34,7 @@ pub mod listener;
 pub mod net;
 pub mod plan;
 pub mod probe;
+pub mod process_accounting;
 pub mod schedule;
 pub mod secret;
 pub mod server_events;

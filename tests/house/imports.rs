@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("probe", &["plan", "net", "imap", "record", "secret", "clock"]),
     ("latency", &["record"]),
     ("diagnosis", &["imap", "record"]),
+    ("process_accounting", &["plan", "record", "clock"]),
     ("telemetry", &["record"]),
     ("terminal", &["record"]),
     ("status", &["record", "delivery", "listener"]),
