@@ -1,5 +1,7 @@
 //! Why the agent cannot start.
 
+use std::path::PathBuf;
+
 use crate::{delivery::DeliveryStartError, net::TlsContextError, secret::SecretError, state::StateDirError};
 
 /// The agent cannot start.
@@ -22,6 +24,15 @@ pub enum AgentError {
     /// The secret of a sender of server events cannot be read.
     #[error("the secret of a sender of server events: {0}")]
     Sender(#[source] SecretError),
+    /// The secret for forwarding server events cannot be read.
+    #[error("the secret for the forwarding of server events: {0}")]
+    Forward(#[source] SecretError),
+    /// The file with roots for forwarding server events cannot be read.
+    #[error("the forwarding of server events: cannot read {0}: {1}")]
+    ForwardRoots(PathBuf, #[source] std::io::Error),
+    /// The system has no more threads.
+    #[error("cannot start a thread for server events: {0}")]
+    Thread(#[source] std::io::Error),
     /// The certificate or key of the receiver of server events cannot be used.
     #[error("the receiver of server events: {0}")]
     EventsTls(#[source] TlsContextError),
@@ -42,12 +53,15 @@ impl AgentError {
         match self {
             Self::Header(_)
             | Self::Sender(_)
+            | Self::Forward(_)
+            | Self::Thread(_)
             | Self::Signal(_)
             | Self::State(StateDirError::Held(..))
             | Self::Delivery(DeliveryStartError::Runtime(_)) => true,
             Self::Tls { .. }
             | Self::OtlpTls(_)
             | Self::EventsTls(_)
+            | Self::ForwardRoots(..)
             | Self::State(StateDirError::Foreign(_))
             | Self::Delivery(DeliveryStartError::Signal(_)) => false,
         }

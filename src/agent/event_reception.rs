@@ -2,44 +2,101 @@
 
 use std::{sync::Arc, time::Duration};
 
+use imaptrace_record::ServerText;
+use tokio::{task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
-use super::{error::AgentError, event_files, run_once::longest, waiting_runs::WaitingRuns};
+use super::{
+    error::AgentError,
+    event_files,
+    event_forwarding::{self, host_name},
+    run_once::longest,
+    waiting_runs::WaitingRuns,
+};
 use crate::{
     config::Config,
     follow::FileFollower,
     plan::Target,
-    server_events::{EventReceiver, EventStore},
+    process_accounting::ProcessAccounting,
+    server_events::{EventReceiver, EventRelay, EventSink, EventStore},
     telemetry::Metrics,
 };
 
-/// The receiver, which receives until it is dropped, and the runs that wait for what it receives.
+/// How long samples are kept at least: an agent that passes them on has no runs, whose time would say.
+const KEPT: Duration = Duration::from_secs(60);
+/// The time between two checks for sessions that have ended without a last event.
+const ENDED_CHECK: Duration = Duration::from_millis(500);
+
+/// What mail servers report: what receives it, and where it goes.
+#[derive(Default)]
 pub(super) struct Reception {
-    pub(super) receiver: EventReceiver,
-    pub(super) waiting: WaitingRuns,
+    /// Receives until it is dropped.
+    pub(super) receiver: Option<EventReceiver>,
+    /// Runs that wait for what is received.
+    pub(super) waiting: Option<WaitingRuns>,
+    /// The processes of a Dovecot on this host.
+    pub(super) local: Option<LocalProcesses>,
 }
 
-/// Starts receiving, if an address is configured; none also if the address cannot be used, which is logged. `follower` follows the
-/// files of senders.
+/// The processes of a Dovecot on this host.
+pub(super) struct LocalProcesses {
+    pub(super) accounting: Arc<ProcessAccounting>,
+    /// The name of this host.
+    pub(super) host: ServerText,
+}
+
+/// Starts what is configured. An address that cannot be used is logged, and nothing is received then. `follower` follows the files
+/// of senders.
 pub(super) async fn start(
     config: &Config,
     metrics: Metrics,
     follower: &FileFollower,
-) -> Result<Option<Reception>, AgentError> {
+    tasks: &mut JoinSet<()>,
+) -> Result<Reception, AgentError> {
     let settings = &config.server_events;
-    let Some(listen) = settings.listen else { return Ok(None) };
+    let age = event_age(config, settings.wait);
+    let mut reception = Reception::default();
+    if let Some(accounting) = settings.accounting.clone() {
+        let keep = if settings.forward.is_some() { age.max(KEPT) } else { age };
+        let accounting = Arc::new(ProcessAccounting::start(accounting, keep).map_err(AgentError::Thread)?);
+        let host = ServerText::new(host_name().as_bytes(), 64);
+        reception.local = Some(LocalProcesses { accounting, host });
+    }
+    let sink = if let Some(forward) = &settings.forward {
+        let forwarder = event_forwarding::start(forward, metrics.clone(), follower).await?;
+        let accounting = reception.local.as_ref().map(|local| local.accounting.clone());
+        let relay = EventRelay::new(&settings.senders, metrics, forwarder, accounting, &host_name());
+        let relay = Arc::new(relay);
+        tasks.spawn(send_ended(relay.clone()));
+        info!(to = forward.endpoint, "passing events of mail servers on");
+        EventSink::Relay(relay)
+    } else {
+        EventSink::Store(Arc::new(EventStore::new(settings.senders.clone(), metrics, age)))
+    };
+    let Some(listen) = settings.listen else { return Ok(reception) };
     let files = event_files::begin(settings).await?;
     follower.add(&files);
     let (credentials, forward) = event_files::forward_changes(files, settings);
     tokio::spawn(forward);
-    let store = Arc::new(EventStore::new(settings.senders.clone(), metrics, event_age(config, settings.wait)));
-    let receiver = EventReceiver::start(listen, settings.clone(), credentials, store.clone());
+    let receiver = EventReceiver::start(listen, settings.clone(), credentials, sink.clone());
     let receiver = receiver.inspect_err(|error| {
         warn!("no events of mail servers are received; probing continues: cannot listen on {listen}: {error}");
     });
-    let Ok(receiver) = receiver else { return Ok(None) };
+    let Ok(receiver) = receiver else { return Ok(reception) };
     info!(address = %receiver.address(), senders = settings.senders.len(), "receiving events of mail servers");
-    Ok(Some(Reception { receiver, waiting: WaitingRuns::new(store, settings.wait) }))
+    reception.receiver = Some(receiver);
+    if let EventSink::Store(store) = sink {
+        reception.waiting = Some(WaitingRuns::new(store, settings.wait));
+    }
+    Ok(reception)
+}
+
+/// Passes on what the processes of ended sessions used, if no event asks for it, for as long as it is polled.
+async fn send_ended(relay: Arc<EventRelay>) {
+    loop {
+        sleep(ENDED_CHECK).await;
+        relay.send_ended();
+    }
 }
 
 /// How long an event is kept: it may come at the start of the longest run, which then waits.

@@ -16,6 +16,7 @@
 //! stop, exit                the signals that end the agent; the end of the process, which nothing delays
 //! otlp_files, tls_files     headers and TLS files of the OTLP exporters and of the targets, which are followed
 //! event_reception           receives events of mail servers; event_files: the secrets and TLS files for that
+//! event_forwarding          the secret and roots for passing them on to another agent
 //! waiting_runs              finished runs that wait for the events of their sessions
 //! wiring                    delivery and store as the configuration describes them
 //! ```
@@ -28,6 +29,7 @@ mod cpu;
 mod descriptors;
 mod error;
 mod event_files;
+mod event_forwarding;
 mod event_reception;
 mod exit;
 mod heap;
@@ -185,8 +187,7 @@ async fn run_until(
         tasks.spawn(requests.take_regularly());
     }
     tasks.spawn(run_log.clone().summarize_regularly());
-    let reception = event_reception::start(&config, metrics.clone(), &follower).await?;
-    let (receiver, waiting) = reception.map(|reception| (reception.receiver, reception.waiting)).unzip();
+    let reception = event_reception::start(&config, metrics.clone(), &follower, &mut tasks).await?;
     let (cancel_runs, cancel) = watch::channel(false);
     let prober = Arc::new(Prober::new(config.dns.clone()));
     let context = Arc::new(RunContext {
@@ -199,7 +200,8 @@ async fn run_until(
         delivery: Mutex::new(Some(delivery)),
         late: Mutex::default(),
         cancel,
-        waiting,
+        waiting: reception.waiting,
+        local: reception.local,
     });
     tasks.spawn(context.clone().complete_waiting());
     let schedule = Schedule::start(Arc::new(AgentRunner(context.clone())));
@@ -230,7 +232,7 @@ async fn run_until(
     }
     // Aborts them.
     drop(tasks);
-    drop(receiver);
+    drop(reception.receiver);
     run_log.summarize();
     let left = end.saturating_duration_since(clock::now());
     let delivery = context.delivery().take();

@@ -196,6 +196,9 @@ impl Reloader {
             // Its wait needs a restart.
             waiting.store.keep_for(event_age(&config, self.config.server_events.wait));
         }
+        if let Some(local) = &context.local {
+            local.accounting.keep_for(event_age(&config, self.config.server_events.wait));
+        }
         let (status, metrics) = (context.status.clone(), context.metrics.clone());
         let shown = blocking::work(move || {
             status.reloaded(Ok(&config));

@@ -14,6 +14,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     agent_status::AgentStatus,
+    event_reception::LocalProcesses,
     latency_store::LatencyStore,
     run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_shrunk, log_slow},
     run_once::{load_password, run_once},
@@ -28,8 +29,9 @@ use crate::{
     net::Family,
     plan::{Account, SeriesPer, Target},
     probe::{Cancel, Job, Prober, inspect, lacks_certificate, recorded_family},
+    process_accounting::SessionQuery,
     schedule::{Lost, Runner},
-    server_events::{RunKeys, assemble},
+    server_events::{ConnectionEnds, RunKeys, RunReport, add_processes, assemble},
     telemetry::Metrics,
 };
 
@@ -58,6 +60,8 @@ pub(super) struct RunContext {
     pub(super) cancel: Cancel,
     /// Runs that wait for the events of their sessions; none where no server sends any.
     pub(super) waiting: Option<WaitingRuns>,
+    /// The processes of a Dovecot on this host, if they are accounted.
+    pub(super) local: Option<LocalProcesses>,
 }
 
 impl RunContext {
@@ -180,8 +184,9 @@ impl RunContext {
 
     /// Queues a finished run, then logs and counts it: at once, or when the events of its session have arrived.
     fn finish(&self, run: Run, family: Family, work: &Arc<AccountWork>) {
-        let run = Arc::new(run);
+        let mut run = Arc::new(run);
         let Some(waiting) = self.waiting.as_ref().filter(|waiting| waiting.store.is_for(&run.target)) else {
+            self.add_processes(&mut run, RunReport::default());
             self.report(&run, family, work);
             match &*self.delivery() {
                 Some(delivery) => delivery.deliver(run),
@@ -222,10 +227,13 @@ impl RunContext {
         let WaitingRun { mut run, keys, held, family, work, .. } = done;
         let report = waiting.store.take(&keys, clock::now());
         let events = assemble(&report.events, &run).map(Box::new);
-        let is_changed = events.is_some();
+        let has_events = events.is_some();
+        if has_events {
+            Arc::make_mut(&mut run).server_events = events;
+        }
+        let is_changed = self.add_processes(&mut run, report) || has_events;
         if is_changed {
             let run = Arc::make_mut(&mut run);
-            run.server_events = events;
             run.verdict = diagnose(run).map(Box::new);
         }
         self.report(&run, family, &work);
@@ -235,6 +243,20 @@ impl RunContext {
             (Some(_), None) => {}
             (None, _) => self.too_late(&run),
         }
+    }
+
+    /// Adds what the server's processes used to a run. Returns whether there was anything to add.
+    fn add_processes(&self, run: &mut Arc<Run>, report: RunReport) -> bool {
+        let local = self.local.as_ref().map(|local| {
+            let query = session_query(run, report.session_names());
+            (&local.host, local.accounting.of_run(&query))
+        });
+        let local = local.filter(|(_, usage)| !usage.is_empty());
+        if local.is_none() && report.usage.is_empty() {
+            return false;
+        }
+        add_processes(Arc::make_mut(run), local, report.usage);
+        true
     }
 
     /// Logs and counts a finished run.
@@ -269,6 +291,18 @@ impl RunContext {
 /// What the history of an account's runs belongs to.
 fn history_key(target: &Target, account: &Account, family: Family) -> HistoryKey {
     HistoryKey::new(&target.name, &account.alias, target.journey.name().as_str(), recorded_family(target, family))
+}
+
+/// What the processes of a run's session are found by, where they are on this host.
+fn session_query(run: &Run, names: Vec<String>) -> SessionQuery {
+    let ends = run.server.peer.zip(run.server.local);
+    let begin = run.started_at.to_system_time();
+    SessionQuery {
+        names,
+        ends: ends.map(|(peer, local)| ConnectionEnds::new(peer, local)).map(|ends| (ends.server, ends.client)),
+        begin,
+        end: begin + run.duration_s.to_duration(),
+    }
 }
 
 /// A run that failed because of a certificate which is not in its record, and the secret to redact.

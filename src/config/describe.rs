@@ -16,7 +16,9 @@ use crate::{
     },
     latency,
     plan::{Choice, Deadlines, Hours, NameResolver, RunLimits, Target, Timing},
+    process_accounting::MailLog,
     secret::{SecretSource, shown_variable},
+    server_events::ServerEventsSettings,
 };
 
 /// The targets, groups, windows and accounts of a target that are printed.
@@ -105,22 +107,49 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
 
 fn write_server_events(out: &mut String, config: &Config) -> fmt::Result {
     let events = &config.server_events;
-    let Some(address) = events.listen else { return writeln!(out, "  server events off") };
+    let Some(address) = events.listen else {
+        writeln!(out, "  server events off")?;
+        write_accounting(out, events)?;
+        return write_forwarding(out, events);
+    };
     let tls = if events.cert.is_some() { "TLS" } else { "clear text" };
     writeln!(out, "\nserver events on {address}, {tls}; a run waits {} for them", time(events.wait))?;
     writeln!(out, "  service.name {:?}", events.service_name)?;
     for fact in named(["", "certificate", "key"], [&None, &events.cert, &events.key]) {
         writeln!(out, "  {fact}")?;
     }
+    write_accounting(out, events)?;
+    write_forwarding(out, events)?;
     for sender in events.senders.iter().take(SHOWN) {
-        let count = config.targets.iter().filter(|target| sender.may_report(&target.name)).count();
         let from = match &sender.from[..] {
             [] => "any address".to_owned(),
             networks => joined(networks.iter().map(ToString::to_string)),
         };
-        writeln!(out, "  sender {}: secret {}, from {from}; targets: {count}", sender.name, place(&sender.secret))?;
+        write!(out, "  sender {}: secret {}, from {from}", sender.name, place(&sender.secret))?;
+        let count = config.targets.iter().filter(|target| sender.may_report(&target.name)).count();
+        if events.forward.is_some() { writeln!(out) } else { writeln!(out, "; targets: {count}") }?;
     }
     write_more(out, events.senders.len(), "senders")
+}
+
+fn write_accounting(out: &mut String, events: &ServerEventsSettings) -> fmt::Result {
+    let Some(accounting) = &events.accounting else { return Ok(()) };
+    let log = match &accounting.mail_log {
+        MailLog::File(path) => path.display().to_string(),
+        MailLog::Journal => "the journal".to_owned(),
+    };
+    let users = joined(accounting.users.iter().map(|user| user.as_str().to_owned()));
+    writeln!(out, "  processes of Dovecot on this host: sessions of {users}, by the logins in {log}")
+}
+
+fn write_forwarding(out: &mut String, events: &ServerEventsSettings) -> fmt::Result {
+    let Some(forward) = &events.forward else { return Ok(()) };
+    let name = forward.name.as_deref().unwrap_or("this host's name");
+    writeln!(out, "  passed on to {} as {name}: secret {}", forward.endpoint, place(&forward.secret))?;
+    for fact in named(["roots from", "", ""], [&forward.ca_file, &None, &None]) {
+        writeln!(out, "  {fact}")?;
+    }
+    Ok(())
 }
 
 fn write_run_limits(out: &mut String, limits: &RunLimits) -> fmt::Result {

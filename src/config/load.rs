@@ -116,7 +116,8 @@ fn read_all(
         if listed { root.tables("targets", &options::TARGET) } else { vec![root.table(tree::PROBE, &options::TARGET)] };
     let many = listed && (root.has("groups") || root.has("targets_from"));
     // An agent that receives events for others needs none.
-    let receives = listed && root.table("server_events", &server_events::KEYS).has("listen");
+    let events_table = root.table("server_events", &server_events::KEYS);
+    let receives = listed && (events_table.has("listen") || events_table.has("forward"));
     if tables.is_empty() && !many && !receives && root.get("targets").is_none_or(|field| field.is_list()) {
         root.error("targets", "there is no target", "add [[targets]] with name, url, user and password");
     }

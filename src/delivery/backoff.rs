@@ -1,6 +1,6 @@
 //! Exponential back-off: the pause before the next attempt at something that failed.
 //!
-//! Does not sleep. Used for exports, for the disk, and by [`Replay`](super::Replay).
+//! Does not sleep. Used for exports, for the disk, by [`Replay`](super::Replay), and for events that are passed on.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 
 /// Each pause is twice as long as the one before, up to a limit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
@@ -23,17 +23,19 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+    /// The first pause, and the longest one.
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
 
-    pub(super) fn next(&mut self) -> Duration {
+    /// The next pause.
+    pub(crate) fn next(&mut self) -> Duration {
         let longer = (self.next * 2).min(self.longest);
         std::mem::replace(&mut self.next, longer)
     }
 
     /// The pause that the receiver asks for, else the next one.
-    pub(super) fn next_or(&mut self, requested: Option<Duration>) -> Duration {
+    pub(crate) fn next_or(&mut self, requested: Option<Duration>) -> Duration {
         match requested {
             Some(requested) => requested.clamp(self.first, LONGEST_REQUEST),
             None => self.next(),

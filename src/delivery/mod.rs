@@ -26,10 +26,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::runtime::Runtime;
 
+pub(crate) use self::backoff::Backoff;
 #[cfg(any(test, fuzzing))]
 pub use self::queue::fuzzed;
 pub use self::{
-    otlp::{Header, HttpProxy, OtlpClient, PemFiles, Protocol, Signal, SignalError},
+    otlp::{Header, HttpProxy, JsonClient, OtlpClient, PemFiles, PostOutcome, Protocol, Signal, SignalError},
     queue::{BadLine, HeldRun, KeptFile, KeptFiles, Lines},
     replay::{Replay, ReplayOutcome},
     report::{Dropped, Report, Status},

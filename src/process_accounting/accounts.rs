@@ -192,10 +192,16 @@ impl Accounts {
 
     // === What is asked for ===
 
-    /// The samples for a run: of its session's process, if that is found, and of the processes that take part in logins.
+    /// The samples for a run: of its session's process, if that is found, and of the processes that take part in logins. None where
+    /// nothing shows that its server is on this host.
     pub(super) fn of_run(&self, query: &SessionQuery) -> Vec<ProcessUsage> {
-        let mut usage = self.front_between(query.begin, query.end);
         let session = self.find(query);
+        // A connection of this host to itself: its server is here. Else the session shows it.
+        let is_local = query.ends.is_some_and(|(server, client)| server.ip() == client.ip());
+        if session.is_none() && !is_local {
+            return Vec::new();
+        }
+        let mut usage = self.front_between(query.begin, query.end);
         usage.extend(session.and_then(|session| session.usage(query.begin, query.end)));
         usage
     }

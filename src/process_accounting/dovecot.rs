@@ -13,7 +13,7 @@ use crate::clock;
 
 const MASTER: &str = "dovecot";
 /// Dovecot instances on one host.
-const MASTERS: usize = 8;
+const MASTERS: usize = 64;
 /// The shortest time between two scans of the masters' children.
 const SCAN: Duration = Duration::from_millis(100);
 /// The shortest time between two scans of all processes.

@@ -16,6 +16,10 @@
 //! assemble       the events of a session → the record's `ServerEvents`, against a run
 //!   clock_offset   how far a server's clock is from ours
 //! processes      samples of a server's processes → what each used in each step of a run
+//! process_report the event with which another agent reports such samples
+//! relay          in place of the store: what arrives, and samples of processes, goes to another agent
+//!   forward        its queue
+//!   forwarded_event  the JSON of an event that is passed on
 //! ```
 //!
 //! Called by the agent, which lets finished runs wait.
@@ -25,9 +29,13 @@ mod assemble;
 mod clock_offset;
 mod connections;
 mod dovecot_event;
+mod forward;
+mod forwarded_event;
+mod process_report;
 mod processes;
 mod rate;
 mod receiver;
+mod relay;
 mod run_keys;
 mod sessions;
 mod settings;
@@ -42,9 +50,12 @@ pub use self::{
     access::{SenderCredentials, TransportSecurity},
     assemble::assemble,
     dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, parse},
+    forward::EventForwarder,
+    process_report::{ReportedUsage, add_processes},
     processes::{ProcessSample, account},
-    receiver::EventReceiver,
+    receiver::{EventReceiver, EventSink},
+    relay::EventRelay,
     run_keys::RunKeys,
-    settings::{SenderSettings, ServerEventsSettings},
+    settings::{ForwardSettings, SenderSettings, ServerEventsSettings},
     store::{EventStore, RunReport},
 };

@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
@@ -36,6 +36,7 @@ use super::{
     access::{SenderCredentials, TransportSecurity, may_send_from},
     connections::Connections,
     rate::TokenBucket,
+    relay::EventRelay,
     store::EventStore,
 };
 use crate::{clock, listener::ListenerThread};
@@ -60,25 +61,59 @@ const EVENTS_AT_ONCE: u32 = 10_000;
 #[derive(Debug)]
 pub struct EventReceiver(ListenerThread);
 
+/// Where the bodies of events go.
+#[derive(Debug, Clone)]
+pub enum EventSink {
+    /// To the runs of this agent.
+    Store(Arc<EventStore>),
+    /// To another agent.
+    Relay(Arc<EventRelay>),
+}
+
+impl EventSink {
+    fn receive(&self, sender: usize, body: &[u8], now: Instant) {
+        match self {
+            Self::Store(store) => store.receive(sender, body, now),
+            Self::Relay(relay) => relay.receive(sender, body),
+        }
+    }
+
+    /// A request was refused, or its body cannot be used.
+    fn refused(&self, sender: Option<usize>) {
+        match self {
+            Self::Store(store) => store.refused(sender),
+            Self::Relay(relay) => relay.refused(sender),
+        }
+    }
+
+    /// An event was dropped unread: too many arrive.
+    fn over_rate(&self, sender: usize) {
+        match self {
+            Self::Store(store) => store.over_rate(sender),
+            Self::Relay(relay) => relay.over_rate(sender),
+        }
+    }
+}
+
 /// What all connections use.
 struct ReceiverContext {
     settings: ServerEventsSettings,
     credentials: watch::Receiver<Arc<SenderCredentials>>,
-    store: Arc<EventStore>,
+    sink: EventSink,
     events: Mutex<TokenBucket>,
 }
 
 impl EventReceiver {
-    /// Starts listening on `listen`, and passes the bodies of authenticated requests to `store`. New credentials are in use from
+    /// Starts listening on `listen`, and passes the bodies of authenticated requests to `sink`. New credentials are in use from
     /// the next connection and request on.
     pub fn start(
         listen: SocketAddr,
         settings: ServerEventsSettings,
         credentials: watch::Receiver<Arc<SenderCredentials>>,
-        store: Arc<EventStore>,
+        sink: EventSink,
     ) -> io::Result<Self> {
         let events = Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE));
-        let reception = Arc::new(ReceiverContext { settings, credentials, store, events });
+        let reception = Arc::new(ReceiverContext { settings, credentials, sink, events });
         let mut connections = Connections::default();
         let mut handshakes = TokenBucket::new(CONNECTIONS_A_SECOND, CONNECTIONS_AT_ONCE);
         let accepted = move |stream, peer: SocketAddr| {
@@ -156,11 +191,11 @@ where
     let credentials = reception.credentials.borrow().clone();
     let sender = credentials.authenticate(&reception.settings.senders, request.headers(), peer);
     let Some(sender) = sender else {
-        reception.store.refused(None);
+        reception.sink.refused(None);
         return StatusCode::UNAUTHORIZED;
     };
     if request.body().size_hint().lower() > BODY_BYTES as u64 {
-        reception.store.refused(Some(sender));
+        reception.sink.refused(Some(sender));
         return StatusCode::PAYLOAD_TOO_LARGE;
     }
     is_known.store(true, Ordering::Relaxed);
@@ -168,19 +203,19 @@ where
         Ok(Ok(body)) => {
             let now = clock::now();
             if reception.events.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
-                reception.store.receive(sender, &body.to_bytes(), now);
+                reception.sink.receive(sender, &body.to_bytes(), now);
             } else {
-                reception.store.over_rate(sender);
+                reception.sink.over_rate(sender);
             }
             StatusCode::NO_CONTENT
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            reception.store.refused(Some(sender));
+            reception.sink.refused(Some(sender));
             StatusCode::PAYLOAD_TOO_LARGE
         }
         // The peer is gone, or sends too slowly: nothing that it sent is used.
         Ok(Err(_)) | Err(_) => {
-            reception.store.refused(Some(sender));
+            reception.sink.refused(Some(sender));
             StatusCode::NO_CONTENT
         }
     }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent},
+    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, parse},
+    process_report::ReportedUsage,
     run_keys::RunKeys,
 };
 
@@ -24,6 +25,7 @@ pub(super) struct ReportedSession {
     pub(super) sender: usize,
     pub(super) session: Option<String>,
     pub(super) events: Vec<ReportedEvent>,
+    pub(super) usage: Vec<ReportedUsage>,
     pub(super) is_finished: bool,
     pub(super) began: Instant,
     tags: BTreeSet<String>,
@@ -31,6 +33,45 @@ pub(super) struct ReportedSession {
     /// The hashes of the events' bodies.
     seen: HashSet<u64>,
     bytes: usize,
+}
+
+/// What a body reports.
+pub(super) enum ReportedItem {
+    /// An event of the server.
+    Event(ReportedEvent),
+    /// What one of its processes used.
+    Usage(ReportedUsage),
+}
+
+impl ReportedItem {
+    /// Reads a body; none when it is of no use for a run.
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        parse(body).map(Self::Event).or_else(|| ReportedUsage::parse(body).map(Self::Usage))
+    }
+
+    /// What it is joined with a run by.
+    pub(super) fn keys(&self) -> EventKeys {
+        match self {
+            Self::Event(event) => event.keys(),
+            Self::Usage(usage) => {
+                EventKeys { session: usage.session.clone(), ends: usage.ends, ..EventKeys::default() }
+            }
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.held_bytes(),
+            Self::Usage(usage) => usage.held_bytes(),
+        }
+    }
+}
+
+impl ReportedSession {
+    /// How many events have been reported.
+    pub(super) fn count(&self) -> usize {
+        self.events.len() + self.usage.len()
+    }
 }
 
 /// What became of an event.
@@ -57,8 +98,8 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Adds an event with the hash of its body.
-    pub(super) fn add(&mut self, sender: usize, event: ReportedEvent, hash: u64, now: Instant) -> Added {
-        let EventKeys { session, tag, ends, finishes } = event.keys();
+    pub(super) fn add(&mut self, sender: usize, report: ReportedItem, hash: u64, now: Instant) -> Added {
+        let EventKeys { session, tag, ends, finishes } = report.keys();
         let known = session.as_ref().and_then(|session| {
             let ids = self.by_session.get(session)?;
             ids.iter().copied().find(|id| self.all.get(id).is_some_and(|known| known.sender == sender))
@@ -68,11 +109,11 @@ impl Sessions {
         if !reported.seen.insert(hash) {
             return Added::Repeated;
         }
-        if reported.events.len() >= EVENTS_OF_A_SESSION {
+        if reported.count() >= EVENTS_OF_A_SESSION {
             reported.seen.remove(&hash);
             return Added::Full;
         }
-        let mut bytes = event.held_bytes();
+        let mut bytes = report.held_bytes();
         if let Some(tag) = tag
             && reported.tags.insert(tag.clone())
         {
@@ -85,7 +126,10 @@ impl Sessions {
             reported.ends = Some(ends);
             self.by_ends.entry(ends).or_default().push(id);
         }
-        reported.events.push(event);
+        match report {
+            ReportedItem::Event(event) => reported.events.push(event),
+            ReportedItem::Usage(usage) => reported.usage.push(usage),
+        }
         reported.is_finished |= finishes;
         reported.bytes += bytes;
         self.bytes += bytes;
@@ -102,6 +146,7 @@ impl Sessions {
             sender,
             session,
             events: Vec::new(),
+            usage: Vec::new(),
             is_finished: false,
             began: now,
             tags: BTreeSet::new(),

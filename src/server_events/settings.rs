@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
     plan::{Glob, Network},
+    process_accounting::ProcessAccountingSettings,
     secret::SecretSource,
 };
 
@@ -22,6 +23,23 @@ pub struct ServerEventsSettings {
     pub service_name: String,
     /// Who may send.
     pub senders: Vec<SenderSettings>,
+    /// Whether the processes of a Dovecot on this host are accounted, and of whom.
+    pub accounting: Option<ProcessAccountingSettings>,
+    /// To which agent events are passed on; none: they are for the runs of this one.
+    pub forward: Option<ForwardSettings>,
+}
+
+/// An agent to which events are passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardSettings {
+    /// The URL of its receiver.
+    pub endpoint: String,
+    /// The user name of the requests; none is the name of this host.
+    pub name: Option<String>,
+    /// Their password.
+    pub secret: SecretSource,
+    /// PEM file with the only roots to trust, in place of the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Who may send events, and about which targets.
@@ -53,6 +71,8 @@ impl Default for ServerEventsSettings {
             wait: Self::WAIT,
             service_name: Self::SERVICE_NAME.to_owned(),
             senders: Vec::new(),
+            accounting: None,
+            forward: None,
         }
     }
 }

@@ -15,9 +15,10 @@ use tokio::sync::Notify;
 
 use super::{
     SenderSettings,
-    dovecot_event::{ReportedEvent, parse},
+    dovecot_event::ReportedEvent,
+    process_report::ReportedUsage,
     run_keys::RunKeys,
-    sessions::{Added, Sessions},
+    sessions::{Added, ReportedItem, Sessions},
     silence::Silence,
     taken::TakenKeys,
 };
@@ -50,6 +51,18 @@ struct StoreState {
 pub struct RunReport {
     /// The events, in the order of their arrival.
     pub events: Vec<ReportedEvent>,
+    /// What processes used, as other agents reported it.
+    pub usage: Vec<ReportedUsage>,
+}
+
+impl RunReport {
+    /// The server's names of the session.
+    pub fn session_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.events.iter().filter_map(|event| event.keys().session).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
 }
 
 impl std::fmt::Debug for EventStore {
@@ -77,8 +90,8 @@ impl EventStore {
 
     /// Takes the body of a request of a sender.
     pub(super) fn receive(&self, sender: usize, body: &[u8], now: Instant) {
-        let Some(event) = parse(body) else { return self.refused(Some(sender)) };
-        let keys = event.keys();
+        let Some(report) = ReportedItem::parse(body) else { return self.refused(Some(sender)) };
+        let keys = report.keys();
         if keys.session.is_none() && keys.tag.is_none() && keys.ends.is_none() {
             return self.refused(Some(sender));
         }
@@ -90,7 +103,7 @@ impl EventStore {
             drop(state);
             return self.count(Some(sender), EventOutcome::Late, 1);
         }
-        let added = state.sessions.add(sender, event, self.hasher.hash_one(body), now);
+        let added = state.sessions.add(sender, report, self.hasher.hash_one(body), now);
         while state.sessions.bytes > state.most_bytes {
             let Some((oldest, _)) = state.sessions.oldest() else { break };
             self.drop_session(&mut state, oldest, EventOutcome::Full);
@@ -151,11 +164,12 @@ impl EventStore {
         let mut report = RunReport::default();
         for id in own {
             let Some(session) = state.sessions.remove(id) else { continue };
-            self.count(Some(session.sender), EventOutcome::Joined, session.events.len());
+            self.count(Some(session.sender), EventOutcome::Joined, session.count());
             if let Some(name) = &session.session {
                 state.taken.add(self.hasher.hash_one(name), now);
             }
             report.events.extend(session.events);
+            report.usage.extend(session.usage);
         }
         for tag in &run.tags {
             state.taken.add(self.hasher.hash_one(tag), now);
@@ -205,7 +219,7 @@ impl EventStore {
 
     fn drop_session(&self, state: &mut StoreState, id: u64, outcome: EventOutcome) {
         if let Some(session) = state.sessions.remove(id) {
-            self.count(Some(session.sender), outcome, session.events.len());
+            self.count(Some(session.sender), outcome, session.count());
         }
     }
 

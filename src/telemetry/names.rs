@@ -319,6 +319,8 @@ pub enum EventOutcome {
     Rejected,
     /// There was no room for it.
     Full,
+    /// It was passed on to another agent.
+    Forwarded,
 }
 
 impl EventOutcome {
@@ -330,6 +332,7 @@ impl EventOutcome {
             Self::Unmatched => "unmatched",
             Self::Rejected => "rejected",
             Self::Full => "full",
+            Self::Forwarded => "forwarded",
         }
     }
 }

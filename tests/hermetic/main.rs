@@ -22,6 +22,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod following;
+mod forwarding;
 mod hostile_text;
 mod inspection;
 mod itself;

@@ -28,11 +28,11 @@ use crate::{
 };
 
 /// Of all senders.
-const SECRET: &str = PASSWORD;
+pub(crate) const SECRET: &str = PASSWORD;
 
 /// What a server saw of one session.
 #[derive(Debug, Clone)]
-struct Session {
+pub(crate) struct Session {
     local: SocketAddr,
     remote: SocketAddr,
     /// The tags and commands that came.
@@ -40,10 +40,10 @@ struct Session {
 }
 
 /// What a server does at the end of a session.
-type AtEnd = Arc<dyn Fn(Session) + Send + Sync>;
+pub(crate) type AtEnd = Arc<dyn Fn(Session) + Send + Sync>;
 
 /// A mail server with an empty mailbox, which hands each session to the test before the last answer is written.
-async fn mail_server(at_end: AtEnd) -> SocketAddr {
+pub(crate) async fn mail_server(at_end: AtEnd) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -109,7 +109,7 @@ fn command(host: &str, session: &Session, tag: &str, word: &str) -> Value {
 }
 
 /// All events of a session.
-fn events(host: &str, session: &Session) -> Vec<Value> {
+pub(crate) fn events(host: &str, session: &Session) -> Vec<Value> {
     // The login and what comes before it are not reported as commands.
     let commands = session.commands.iter().filter(|(_, word)| !matches!(word.as_str(), "CAPABILITY" | "LOGIN"));
     let mut events: Vec<_> = commands.map(|(tag, word)| command(host, session, tag, word)).collect();
@@ -118,7 +118,7 @@ fn events(host: &str, session: &Session) -> Vec<Value> {
 }
 
 /// Sends requests over one connection, and returns the status of each response.
-async fn post(receiver: SocketAddr, pair: &str, bodies: &[String]) -> Vec<u16> {
+pub(crate) async fn post(receiver: SocketAddr, pair: &str, bodies: &[String]) -> Vec<u16> {
     let mut stream = BufReader::new(TcpStream::connect(receiver).await.unwrap());
     let pair = BASE64_STANDARD.encode(pair);
     let mut codes = Vec::new();
@@ -137,12 +137,12 @@ async fn post(receiver: SocketAddr, pair: &str, bodies: &[String]) -> Vec<u16> {
     codes
 }
 
-fn texts(events: &[Value]) -> Vec<String> {
+pub(crate) fn texts(events: &[Value]) -> Vec<String> {
     events.iter().map(Value::to_string).collect()
 }
 
 /// Receives events on this port, from the senders `one`, about the targets `mail…`, and `two`, about `other…`.
-fn reception(port: u16, wait: &str) -> String {
+pub(crate) fn reception(port: u16, wait: &str) -> String {
     let senders = [("one", "mail*"), ("two", "other*")].map(|(name, targets)| {
         format!(
             "[[server_events.senders]]\nname = \"{name}\"\nsecret = {{ env = \"PROBE\" }}\nfrom = [\"127.0.0.0/8\"]\n\
@@ -157,7 +157,7 @@ fn service(resource: &ResourceSpans, key: &str) -> String {
 }
 
 /// The spans of servers, each with its host.
-fn server_spans(inbox: &Inbox) -> Vec<(String, Span)> {
+pub(crate) fn server_spans(inbox: &Inbox) -> Vec<(String, Span)> {
     let resources = inbox.traces.iter().flat_map(|got| &got.body.resource_spans);
     let servers = resources.filter(|resource| service(resource, "service.name") == "dovecot");
     let spans = servers.flat_map(|resource| {
@@ -168,7 +168,7 @@ fn server_spans(inbox: &Inbox) -> Vec<(String, Span)> {
 }
 
 /// Events by sender and outcome.
-fn counted(inbox: &Inbox, sender: &str, outcome: &str) -> i64 {
+pub(crate) fn counted(inbox: &Inbox, sender: &str, outcome: &str) -> i64 {
     let metrics = inbox.metrics();
     let Some(Data::Sum(sum)) = metrics.get("imaptrace.server_events").and_then(|metric| metric.data.clone()) else {
         return 0;
@@ -189,7 +189,7 @@ fn honest(runtime: &Runtime, port: u16) -> SocketAddr {
     })))
 }
 
-fn local(port: u16) -> SocketAddr {
+pub(crate) fn local(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
 }
 

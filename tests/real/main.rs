@@ -27,6 +27,7 @@ mod host;
 #[cfg(target_os = "linux")]
 mod injected;
 mod pipeline;
+mod processes;
 mod restart;
 mod scrape;
 mod server_events;

@@ -12,10 +12,10 @@ use crate::support::{
     program::{Program, free_port},
 };
 
-const SECRET: &str = "s/cret%";
+pub(crate) const SECRET: &str = "s/cret%";
 
-/// The events that Dovecot posts to this port, of user1 alone.
-fn exporter(port: u16) -> String {
+/// The events that Dovecot posts to this port under the name `dovecot`, of user1 alone.
+pub(crate) fn exporter(port: u16) -> String {
     let mut text = format!(
         "event_exporter imaptrace {{\n  format = json\n  format_args = time-rfc3339\n  transport = http-post\n  \
          transport_args = http://dovecot:s%2Fcret%25@127.0.0.1:{port}/dovecot\n  transport_timeout = 2 secs\n}}\n"

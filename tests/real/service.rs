@@ -59,6 +59,21 @@ fn systemd_approves_of_the_unit_with_every_example_in_it_switched_on() {
 }
 
 #[test]
+fn systemd_approves_of_the_unit_with_the_drop_in_for_mail_servers() {
+    let drop_in = include_str!("../../deploy/systemd/imaptrace.service.d/server-events.conf");
+    for text in [drop_in.to_owned(), drop_in.replace("\n#Supplementary", "\nSupplementary")] {
+        let (folder, path) = unit(UNIT);
+        let directory = folder.path().join("imaptrace.service.d");
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("server-events.conf"), text).unwrap();
+        let (said, approves) = analyze(&["verify", "--man=no"], &path);
+        assert!(approves && !said.contains("imaptrace.service") && !said.contains("server-events.conf"), "{said}");
+    }
+    // No capability comes with it.
+    assert!(!drop_in.lines().any(|line| line.contains("Capabilit") || line.starts_with("User=")), "{drop_in}");
+}
+
+#[test]
 fn the_service_can_reach_no_more_than_the_page_of_operations_says() {
     let (_folder, path) = unit(UNIT);
     let (said, _) = analyze(&["security", "--offline=true", "--no-pager"], &path);

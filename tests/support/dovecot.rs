@@ -90,7 +90,17 @@ impl Dovecot {
 
     /// What it has logged up to now.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("dovecot.log")).unwrap()
+        std::fs::read_to_string(self.log_file()).unwrap()
+    }
+
+    /// The file that it logs into.
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.path().join("dovecot.log")
+    }
+
+    /// The id of its master process.
+    pub fn master(&self) -> i32 {
+        std::fs::read_to_string(self.directory.path().join("run/master.pid")).unwrap().trim().parse().unwrap()
     }
 
     /// The directory of all its files.

@@ -4,11 +4,13 @@
 pub(super) mod agent;
 pub(super) mod capacity;
 pub(super) mod dns;
+mod forward;
 pub(super) mod http;
 pub(super) mod latency;
 pub(super) mod limits;
 pub(super) mod metrics;
 pub(super) mod otlp;
+mod process_accounting;
 pub(super) mod proxy;
 pub(super) mod series;
 pub(super) mod server_events;

@@ -84,13 +84,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// IANA's port for OTLP over gRPC.
 const GRPC_PORT: u16 = 4317;
 
-struct OtlpEndpoint {
-    url: String,
+pub(super) struct OtlpEndpoint {
+    pub(super) url: String,
     scheme: &'static str,
     host: Host,
     port: Option<u16>,
     /// Whether requests are in clear text to another host.
-    exposed: bool,
+    pub(super) exposed: bool,
 }
 
 pub(crate) fn read(table: &Table<'_>, environment: &[(String, String)]) -> Otlp {
@@ -149,7 +149,7 @@ fn exporter(signal: &str, tables: [&Table<'_>; 2], environment: &[(String, Strin
 }
 
 /// Reads `http(s)://HOST[:PORT][/PATH]`. A problem does not show it: it may contain a password.
-fn read_endpoint(field: &Field<'_>) -> Option<OtlpEndpoint> {
+pub(super) fn read_endpoint(field: &Field<'_>) -> Option<OtlpEndpoint> {
     let text = field.text()?;
     let refuse = |what: &str, help: &str| {
         field.error(format!("the endpoint {what}"), help);

@@ -4,6 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use crate::{
     config::{
+        settings::{forward, process_accounting},
         sources::{
             readers::{Field, Table},
             schema::TableKeys,
@@ -14,8 +15,24 @@ use crate::{
     server_events::{SenderSettings, ServerEventsSettings},
 };
 
-pub(crate) static KEYS: TableKeys =
-    TableKeys::new("server_events", &["listen", "cert", "key", "wait", "service_name", "senders"]);
+pub(crate) static KEYS: TableKeys = TableKeys::new(
+    "server_events",
+    &[
+        "listen",
+        "cert",
+        "key",
+        "wait",
+        "service_name",
+        "senders",
+        "proc",
+        "users",
+        "mail_log",
+        "forward",
+        "name",
+        "secret",
+        "ca_file",
+    ],
+);
 pub(crate) static SENDER: TableKeys = TableKeys::new("server_events.senders", &["name", "secret", "from", "targets"]);
 
 /// A run must not wait so long that the agent cannot end in time.
@@ -32,7 +49,17 @@ pub(crate) fn read(table: &Table<'_>, targets: Option<&[Target]>) -> ServerEvent
         wait: table.read("wait", wait).unwrap_or(standard.wait),
         service_name: service_name(table),
         senders: read_senders(table, targets),
+        accounting: process_accounting::read(table),
+        forward: forward::read(table),
     };
+    if table.has("forward") && targets.is_some_and(|targets| !targets.is_empty()) {
+        let help = "take out the targets: another agent probes them, and its runs take the events";
+        table.error("forward", "events are passed on, and are not for the runs of this agent", help);
+    }
+    if table.has("forward") && !table.has("listen") && !table.has("proc") {
+        let help = "add listen = \"127.0.0.1:8144\", proc = true, or both";
+        table.error("forward", "there is nothing to pass on", help);
+    }
     match (table.has("cert"), table.has("key")) {
         (true, false) => table.error("cert", "there is no key with it", "add key"),
         (false, true) => table.error("key", "there is no cert with it", "add cert"),
@@ -76,7 +103,8 @@ fn read_senders(table: &Table<'_>, targets: Option<&[Target]>) -> Vec<SenderSett
         }
         let secret = sender.read("secret", account::secret);
         let from = sender.get("from").map(|field| read_networks(&field)).unwrap_or_default();
-        let reported = read_targets(&sender, targets);
+        // The other agent knows what its senders report about.
+        let reported = read_targets(&sender, targets, table.has("forward"));
         let Some(name) = name else { continue };
         if name.contains(':') || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             let help = "take letters, digits and -._";
@@ -104,9 +132,12 @@ fn read_networks(field: &Field<'_>) -> Vec<Network> {
     words.into_iter().filter_map(network).collect()
 }
 
-fn read_targets(sender: &Table<'_>, targets: Option<&[Target]>) -> Vec<Glob> {
+fn read_targets(sender: &Table<'_>, targets: Option<&[Target]>, forwards: bool) -> Vec<Glob> {
     const HELP: &str = "name the targets that this server serves, such as [\"mail01\"] or [\"mail*\"]";
     let Some(field) = sender.get("targets") else {
+        if forwards {
+            return Vec::new();
+        }
         sender.error("targets", "the sender reports about no target", HELP);
         return Vec::new();
     };

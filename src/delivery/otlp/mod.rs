@@ -3,6 +3,7 @@
 //! ```text
 //! traces, metrics   the exporters; periodic runs that of metrics on a timer
 //! client            one request at a time, for opentelemetry-otlp's exporters
+//! post              one request at a time, with JSON for something else than an OTLP receiver
 //! send_state        TLS, headers and URI of a receiver
 //! transport         HTTP/1.1 or HTTP/2 over a connection that connect opens
 //! response          whether the receiver accepted it
@@ -20,6 +21,7 @@ mod error;
 mod health;
 mod metrics;
 mod periodic;
+mod post;
 mod response;
 mod retry_after;
 mod send_state;
@@ -29,6 +31,7 @@ mod transport;
 
 pub use self::{
     client::OtlpClient,
+    post::{JsonClient, PostOutcome},
     send_state::SignalError,
     signal::{Header, HttpProxy, PemFiles, Protocol, Signal},
 };

@@ -76,12 +76,13 @@ fn processes_of_logins_are_there_for_every_run_the_busiest_first() {
         accounts.add_front(ServerProcessName::Auth, identity(1), sample(millis, 1));
         accounts.add_front(ServerProcessName::ImapLogin, identity(2), sample(millis, millis / 20));
     }
-    let usage = accounts.of_run(&query(&[], "192.0.2.7:1", 500, 600));
+    assert_eq!(accounts.of_run(&query(&[], "192.0.2.7:1", 500, 600)), [], "of another host");
+    let usage = accounts.of_run(&query(&[], "192.0.2.1:1", 500, 600));
     let shown: Vec<_> = usage.iter().map(|usage| (usage.process, usage.samples.len(), usage.used())).collect();
     let millis = Duration::from_millis;
     assert_eq!(shown[0], (ServerProcessName::ImapLogin, 6, millis(5)));
     assert_eq!(shown[1], (ServerProcessName::Auth, 2, Duration::ZERO));
-    assert_eq!(accounts.of_run(&query(&[], "192.0.2.7:1", 9_000, 9_100)), []);
+    assert_eq!(accounts.of_run(&query(&[], "192.0.2.1:1", 9_000, 9_100)), []);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn reception() -> Arc<ReceiverContext> {
     Arc::new(ReceiverContext {
         settings: ServerEventsSettings { senders, ..ServerEventsSettings::default() },
         credentials,
-        store: Arc::new(store),
+        sink: EventSink::Store(Arc::new(store)),
         events: Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
     })
 }
@@ -58,7 +58,8 @@ async fn is_closed(stream: &mut DuplexStream) -> bool {
 fn joined(reception: &ReceiverContext) -> usize {
     let now = clock::now();
     let keys = RunKeys { began: now.checked_sub(Duration::from_secs(60)).unwrap(), ..RunKeys::of(&passed(), now) };
-    reception.store.take(&keys, now).events.len()
+    let EventSink::Store(store) = &reception.sink else { panic!("{:?}", reception.sink) };
+    store.take(&keys, now).events.len()
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +183,8 @@ async fn over_tls_and_with_new_credentials_from_the_next_connection_and_request_
     let (change, credentials) = watch::channel(known("hunter2", &TransportSecurity::Unready));
     let store = Arc::new(EventStore::new(senders.clone(), Metrics::off(), AGE));
     let settings = ServerEventsSettings { senders: senders.clone(), ..ServerEventsSettings::default() };
-    let receiver = EventReceiver::start(SocketAddr::new(PEER, 0), settings, credentials, store.clone()).unwrap();
+    let receiver =
+        EventReceiver::start(SocketAddr::new(PEER, 0), settings, credentials, EventSink::Store(store.clone())).unwrap();
     let connect = async || TcpStream::connect(receiver.address()).await.unwrap();
     // While the files cannot be read.
     assert_eq!(connect().await.read(&mut [0; 1]).await.unwrap(), 0);

@@ -1,0 +1,113 @@
+//! Events that go to another agent: reads each by the closed list of fields, adds what the session's processes used, and queues
+//! it. Filled by `receiver`, in place of the store; the agent has it send what no event asked for.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use imaptrace_record::ServerText;
+
+use super::{
+    SenderSettings,
+    dovecot_event::{ConnectionEnds, parse},
+    forward::EventForwarder,
+    process_report::ReportedUsage,
+};
+use crate::{
+    process_accounting::{EndedSession, ProcessAccounting},
+    telemetry::{Metrics, names::EventOutcome},
+};
+
+/// A session whose last event has not come for this long after its process has ended is reported without.
+const LAST_EVENT: Duration = Duration::from_secs(1);
+/// Processes of a session: its own, and those of its login that used the most.
+const PROCESSES: usize = 9;
+
+/// See the module's head.
+pub struct EventRelay {
+    /// Their names, for the metric.
+    senders: Vec<Arc<str>>,
+    metrics: Metrics,
+    forwarder: EventForwarder,
+    accounting: Option<Arc<ProcessAccounting>>,
+    /// The name of this host.
+    host: ServerText,
+}
+
+impl fmt::Debug for EventRelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventRelay").finish_non_exhaustive()
+    }
+}
+
+impl EventRelay {
+    /// A relay to `forwarder`. What `accounting` has of a session goes with the session's events, as of this `host`.
+    pub fn new(
+        senders: &[SenderSettings],
+        metrics: Metrics,
+        forwarder: EventForwarder,
+        accounting: Option<Arc<ProcessAccounting>>,
+        host: &str,
+    ) -> Self {
+        let senders = senders.iter().map(|sender| sender.name.as_str().into()).collect();
+        Self { senders, metrics, forwarder, accounting, host: ServerText::new(host.as_bytes(), 64) }
+    }
+
+    /// Takes the body of a request of a sender.
+    pub(super) fn receive(&self, sender: usize, body: &[u8]) {
+        let name = self.senders.get(sender).cloned();
+        let Some(event) = parse(body) else {
+            // Of an agent on another mail server.
+            let Some(usage) = ReportedUsage::parse(body) else { return self.refused(Some(sender)) };
+            return usage.bodies().into_iter().for_each(|body| self.forwarder.send(name.clone(), body));
+        };
+        let keys = event.keys();
+        // A run waits until its session has ended: what is to join it goes before.
+        if keys.finishes
+            && let Some(accounting) = &self.accounting
+            && let Some(session) = keys.session.as_deref().and_then(|session| accounting.of_session(session))
+        {
+            self.send_usage(session, keys.ends);
+        }
+        if let Some(body) = event.to_json() {
+            self.forwarder.send(name, body);
+        }
+    }
+
+    /// A request was refused, or its body cannot be used.
+    pub(super) fn refused(&self, sender: Option<usize>) {
+        self.count(sender, EventOutcome::Rejected);
+    }
+
+    /// An event was dropped unread: too many arrive.
+    pub(super) fn over_rate(&self, sender: usize) {
+        self.count(Some(sender), EventOutcome::Full);
+    }
+
+    /// Sends what the processes of sessions used that ended, and whose last event has not come.
+    pub fn send_ended(&self) {
+        while let Some(session) = self.accounting.as_ref().and_then(|accounting| accounting.ended_session(LAST_EVENT)) {
+            self.send_usage(session, None);
+        }
+    }
+
+    fn send_usage(&self, session: EndedSession, ends: Option<ConnectionEnds>) {
+        let logged = session.ends.map(|(server, client)| ConnectionEnds::new(server, client));
+        let ends = ends.or(logged);
+        if session.session.is_none() && ends.is_none() {
+            // Nothing to join it by.
+            return;
+        }
+        // Its own process is the last one.
+        let mut front = session.processes;
+        let own = front.pop();
+        let all = own.into_iter().chain(front).filter(|usage| usage.samples.len() > 1);
+        for usage in all.take(PROCESSES) {
+            let report = ReportedUsage { host: self.host.clone(), session: session.session.clone(), ends, usage };
+            report.bodies().into_iter().for_each(|body| self.forwarder.send(None, body));
+        }
+    }
+
+    fn count(&self, sender: Option<usize>, outcome: EventOutcome) {
+        let sender = sender.and_then(|sender| self.senders.get(sender)).map(AsRef::as_ref);
+        self.metrics.server_events(sender, outcome, 1);
+    }
+}
