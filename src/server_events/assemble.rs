@@ -188,7 +188,7 @@ fn count_opened(events: &[&ReportedEvent], spans: &mut [(&ReportedEvent, ServerE
             }
         });
         let Some((_, span)) = inside.max_by_key(|(event, _)| event.started_at) else { continue };
-        span.mail_opened = Some(span.mail_opened.unwrap_or_default() + 1);
+        span.mail_opened = Some(span.mail_opened.unwrap_or_default().saturating_add(1 + opened.further));
         let reasons = &mut span.reasons;
         if let Some(reason) = &opened.reason
             && reasons.len() < ServerEvents::MAX_REASONS

@@ -36,6 +36,8 @@ pub struct ReportedEvent {
     pub(super) out_bytes: Option<u64>,
     pub(super) reason: Option<ServerText>,
     pub(super) success: Option<bool>,
+    /// How many further events of its kind, with the same command and reason, it stands for.
+    pub(super) further: u64,
 }
 
 /// What kind of event it is.
@@ -133,6 +135,7 @@ pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
         out_bytes: fields.bytes_out,
         reason: fields.reason.map(|reason| ServerText::new(reason.as_bytes(), REASON)),
         success: fields.success.or(fields.result).map(|text| answer(&text)),
+        further: 0,
     })
 }
 

@@ -65,6 +65,11 @@ impl SampleSession<'_> {
         self.body("auth_request_finished", &[("success", "yes".into())])
     }
 
+    /// A mail that was opened, the `number`th, in a command of this name.
+    pub(super) fn mail(&self, command: &str, number: usize) -> Vec<u8> {
+        self.body("mail_opened", &[("cmd_name", command.into()), ("uid", number.into())])
+    }
+
     pub(super) fn end(&self) -> Vec<u8> {
         self.body("mail_user_session_finished", &[])
     }

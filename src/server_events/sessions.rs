@@ -7,14 +7,21 @@ use std::{
     time::Instant,
 };
 
+use imaptrace_record::ServerEventName;
+
 use super::{
-    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, parse},
+    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, ReportedKind, parse},
     process_report::ReportedUsage,
     run_keys::RunKeys,
 };
 
 /// Events that are kept of a session: a run has some 12, and one more for each mail that the server opens.
 const EVENTS_OF_A_SESSION: usize = 1_024;
+/// Events of opened mails that are kept one by one. Of more, those with the same command and reason are only counted: a `FETCH` of
+/// thousands of mails reports all of them before its own end and before the end of the session, and these need room.
+const MAILS_OF_A_SESSION: usize = 512;
+/// What an event takes that is only counted: its hash, in a set with room to grow.
+const HASH_BYTES: usize = 32;
 /// What the indices take of a session, nearly.
 const SESSION_BYTES: usize = 512;
 /// What a tag takes in its session and in the index, nearly.
@@ -27,6 +34,10 @@ pub(super) struct ReportedSession {
     pub(super) events: Vec<ReportedEvent>,
     pub(super) usage: Vec<ReportedUsage>,
     pub(super) is_finished: bool,
+    /// Events of opened mails that are kept one by one.
+    mails: usize,
+    /// Events that are only counted, with another.
+    further: usize,
     pub(super) began: Instant,
     tags: BTreeSet<String>,
     ends: Option<ConnectionEnds>,
@@ -70,7 +81,24 @@ impl ReportedItem {
 impl ReportedSession {
     /// How many events have been reported.
     pub(super) fn count(&self) -> usize {
-        self.events.len() + self.usage.len()
+        self.events.len() + self.usage.len() + self.further
+    }
+
+    /// The event that this one can be counted with: of a mail that was opened for the same reason and in the same command. Without
+    /// a tag that is the command which has not ended yet.
+    fn same_mail(&mut self, report: &ReportedItem) -> Option<&mut ReportedEvent> {
+        let ReportedItem::Event(new) = report else { return None };
+        if new.what != ReportedKind::MailOpened || self.mails < MAILS_OF_A_SESSION {
+            return None;
+        }
+        let is_open = |known: &&mut ReportedEvent| {
+            new.tag.is_some() || known.what != ReportedKind::Span(ServerEventName::ImapCommandFinished)
+        };
+        let is_same = |known: &&mut ReportedEvent| {
+            (known.what, known.command) == (new.what, new.command)
+                && (&known.host, &known.tag, &known.reason) == (&new.host, &new.tag, &new.reason)
+        };
+        self.events.iter_mut().rev().take_while(is_open).find(is_same)
     }
 }
 
@@ -109,7 +137,14 @@ impl Sessions {
         if !reported.seen.insert(hash) {
             return Added::Repeated;
         }
-        if reported.count() >= EVENTS_OF_A_SESSION {
+        if let Some(known) = reported.same_mail(&report) {
+            known.further += 1;
+            reported.further += 1;
+            reported.bytes += HASH_BYTES;
+            self.bytes += HASH_BYTES;
+            return Added::Kept { finished: false };
+        }
+        if reported.events.len() + reported.usage.len() >= EVENTS_OF_A_SESSION {
             reported.seen.remove(&hash);
             return Added::Full;
         }
@@ -127,7 +162,10 @@ impl Sessions {
             self.by_ends.entry(ends).or_default().push(id);
         }
         match report {
-            ReportedItem::Event(event) => reported.events.push(event),
+            ReportedItem::Event(event) => {
+                reported.mails += usize::from(event.what == ReportedKind::MailOpened);
+                reported.events.push(event);
+            }
             ReportedItem::Usage(usage) => reported.usage.push(usage),
         }
         reported.is_finished |= finishes;
@@ -148,6 +186,8 @@ impl Sessions {
             events: Vec::new(),
             usage: Vec::new(),
             is_finished: false,
+            mails: 0,
+            further: 0,
             began: now,
             tags: BTreeSet::new(),
             ends: None,

@@ -1,6 +1,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
-use imaptrace_record::SpanId;
+use imaptrace_record::{ServerEventName, SpanId};
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData, ScopeMetrics},
@@ -9,6 +9,7 @@ use opentelemetry_sdk::metrics::{
 use super::*;
 use crate::{
     clock,
+    server_events::assemble,
     server_events::samples::{AGE, SampleSession, passed, sender, store},
     telemetry::names,
 };
@@ -143,6 +144,36 @@ fn what_becomes_of_each_event_is_counted() {
         ("two unmatched", 1),
     ];
     assert_eq!(counts(), expected.map(|(words, count)| (words.to_owned(), count)));
+}
+
+#[test]
+fn mails_that_a_command_opens_leave_room_for_its_end_and_are_all_counted() {
+    let (store, counts) = counted(&[("one", &["*"])]);
+    let (run, now) = (passed(), clock::now());
+    let session = SampleSession { run: &run, session: "s1" };
+    for number in 0..3_000 {
+        store.receive(0, &session.mail("FETCH", number), now);
+    }
+    // One that came before.
+    store.receive(0, &session.mail("FETCH", 2_999), now);
+    store.receive(0, &session.command("FETCH"), now);
+    for number in 3_000..3_010 {
+        store.receive(0, &session.mail("FETCH", number), now);
+    }
+    store.receive(0, &session.end(), now);
+    assert!(store.is_complete(&keys(&run, now)));
+    let report = store.take(&keys(&run, now), now);
+    let mails: Vec<_> =
+        report.events.iter().filter(|event| event.keys().tag.is_none() && !event.keys().finishes).collect();
+    // Those behind the end of the command are of another.
+    let further: Vec<_> = mails.iter().map(|mail| mail.further).filter(|further| *further > 0).collect();
+    assert_eq!((mails.len(), further), (513, vec![2_488, 9]));
+    let commands = assemble(&report.events, &run).unwrap().events;
+    let fetch = commands.iter().find(|event| event.name == ServerEventName::ImapCommandFinished).unwrap();
+    assert_eq!(fetch.mail_opened, Some(3_010), "all have one time here");
+    assert_eq!(counts(), [("one joined".to_owned(), 3_012), ("one rejected".to_owned(), 1)]);
+    let state = store.state();
+    assert!(state.sessions.is_empty());
 }
 
 #[test]
