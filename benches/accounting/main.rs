@@ -81,8 +81,8 @@ fn main() {
     println!("{known} of {} sessions were accounted", sessions.len());
     // A busy log: 1,000 lines a second.
     let begin = thread_time();
-    let began = Instant::now();
-    while began.elapsed() < TIME {
+    let started = Instant::now();
+    while started.elapsed() < TIME {
         for _ in 0..50 {
             let line = "Nov 30 18:51:33 mail01 dovecot: imap(someone)<4711><u7Trol9hrKt/AAAB>: Disconnected: Logged out in=120";
             writeln!(file, "{line} out=4711 deleted=0 expunged=0 trashed=0 hdr_count=20 hdr_bytes=4711 body_count=0")
@@ -90,7 +90,7 @@ fn main() {
         }
         sleep(Duration::from_millis(50));
     }
-    show("and 1,000 lines a second in the mail log", thread_time() - begin, began.elapsed());
+    show("and 1,000 lines a second in the mail log", thread_time().saturating_sub(begin), started.elapsed());
 }
 
 fn start(directory: &Path) -> Tree {
@@ -127,9 +127,9 @@ fn imap_processes(master: u32) -> Vec<i32> {
 fn measure(what: &str, _: &ProcessAccounting) {
     // The first scan is not of interest.
     sleep(Duration::from_secs(6));
-    let (begin, began) = (thread_time(), Instant::now());
+    let (begin, started) = (thread_time(), Instant::now());
     sleep(TIME);
-    show(what, thread_time() - begin, began.elapsed());
+    show(what, thread_time().saturating_sub(begin), started.elapsed());
 }
 
 fn show(what: &str, used: Duration, over: Duration) {

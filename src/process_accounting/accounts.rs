@@ -28,7 +28,7 @@ pub(super) struct ProcessIdentity {
 
 /// See the module's head.
 #[derive(Debug)]
-pub(super) struct Accounts {
+pub(super) struct ProcessAccounts {
     front: Vec<FrontAccount>,
     sessions: VecDeque<SessionAccount>,
     samples: usize,
@@ -47,7 +47,7 @@ struct FrontAccount {
 #[derive(Debug)]
 struct SessionAccount {
     number: u64,
-    login: Login,
+    login: SessionLogin,
     identity: ProcessIdentity,
     series: SampleSeries,
     ended: bool,
@@ -56,7 +56,7 @@ struct SessionAccount {
 
 /// A login whose session is accounted. Nothing else of its line is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Login {
+pub(super) struct SessionLogin {
     /// When its line was read.
     pub(super) at: SystemTime,
     pub(super) session: Option<String>,
@@ -102,7 +102,7 @@ pub struct EndedSession {
     pub processes: Vec<ProcessUsage>,
 }
 
-impl Accounts {
+impl ProcessAccounts {
     pub(super) fn new(keep: Duration) -> Self {
         Self { front: Vec::new(), sessions: VecDeque::new(), samples: 0, keep, next: 0 }
     }
@@ -127,7 +127,7 @@ impl Accounts {
     }
 
     /// Begins the account of a session, and returns its number.
-    pub(super) fn begin(&mut self, login: Login, identity: ProcessIdentity) -> u64 {
+    pub(super) fn begin(&mut self, login: SessionLogin, identity: ProcessIdentity) -> u64 {
         if self.sessions.len() >= SESSIONS
             && let Some(oldest) = self.sessions.pop_front()
         {

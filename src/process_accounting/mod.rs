@@ -37,7 +37,7 @@ use std::{
 };
 
 use self::{
-    accounts::Accounts,
+    accounts::ProcessAccounts,
     proc_files::ProcRoot,
     sampler::{Sampler, Shared},
 };
@@ -61,7 +61,8 @@ impl ProcessAccounting {
     }
 
     fn of(root: &Path, settings: ProcessAccountingSettings, keep: Duration) -> io::Result<Self> {
-        let shared = Arc::new(Shared { accounts: Mutex::new(Accounts::new(keep)), is_stopped: AtomicBool::new(false) });
+        let shared =
+            Arc::new(Shared { accounts: Mutex::new(ProcessAccounts::new(keep)), is_stopped: AtomicBool::new(false) });
         let (root, handle) = (ProcRoot::new(root), shared.clone());
         // The mail log's file system may not answer: it is opened on the thread, too.
         let run = move || Sampler::new(root, settings, shared).run();

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     MailLog, ProcessAccountingSettings,
-    accounts::{Accounts, Login, ProcessIdentity},
+    accounts::{ProcessAccounts, ProcessIdentity, SessionLogin},
     dovecot::DovecotProcesses,
     journal::Journal,
     log_file::LogFile,
@@ -44,12 +44,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What the thread shares with its handle.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) accounts: Mutex<Accounts>,
+    pub(super) accounts: Mutex<ProcessAccounts>,
     pub(super) is_stopped: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn accounts(&self) -> MutexGuard<'_, Accounts> {
+    pub(super) fn accounts(&self) -> MutexGuard<'_, ProcessAccounts> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,12 +68,12 @@ pub(super) struct Sampler {
     begun: Instant,
     next_expiry: Instant,
     counts_block_wait: bool,
-    logged: BTreeSet<Notice>,
+    logged: BTreeSet<SamplerNotice>,
 }
 
 /// What is logged once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Notice {
+enum SamplerNotice {
     NoMaster,
     TooManyFront,
     TooManySessions,
@@ -173,7 +173,7 @@ impl Sampler {
         let settings = &self.settings;
         let mut on_line = |line: &[u8]| {
             let Some(line) = LoginLine::parse(line) else { return };
-            let login = settings.is_of_a_user(line.user).then(|| Login {
+            let login = settings.is_of_a_user(line.user).then(|| SessionLogin {
                 at: clock::wall(),
                 session: line.session.map(str::to_owned),
                 client: line.client,
@@ -191,7 +191,7 @@ impl Sampler {
     }
 
     /// A session has begun in this process; `login` if it is of a user whose sessions are accounted.
-    fn logged_in(&mut self, pid: i32, login: Option<Login>, now: Instant) {
+    fn logged_in(&mut self, pid: i32, login: Option<SessionLogin>, now: Instant) {
         // A process that serves one session after the other.
         if let Some(at) = self.sessions.iter().position(|session| session.open.pid == pid) {
             let before = self.sessions.swap_remove(at);
@@ -201,7 +201,7 @@ impl Sampler {
         if self.sessions.len() >= SESSIONS {
             let message =
                 "sessions of the probes' users go on at once: further ones are not accounted; are `users` too many?";
-            if self.logged.insert(Notice::TooManySessions) {
+            if self.logged.insert(SamplerNotice::TooManySessions) {
                 warn!(sessions = SESSIONS, "{message}");
             }
             return;
@@ -211,7 +211,7 @@ impl Sampler {
             Err(error) => {
                 // A short session may be over.
                 let is_fault = self.root.stat(pid).is_some() || !self.dovecot.has_master();
-                if is_fault && self.logged.insert(Notice::NoAccess) {
+                if is_fault && self.logged.insert(SamplerNotice::NoAccess) {
                     warn!("the process of a session cannot be sampled ({error}): {}", visibility(&self.root));
                 }
                 return;
@@ -254,7 +254,7 @@ impl Sampler {
         for (pid, process) in found {
             if self.front.len() >= FRONT_PROCESSES {
                 let message = "login and authentication processes are sampled, and there are more: the others are not";
-                if self.logged.insert(Notice::TooManyFront) {
+                if self.logged.insert(SamplerNotice::TooManyFront) {
                     info!(processes = FRONT_PROCESSES, "{message}");
                 }
                 return;
@@ -266,8 +266,8 @@ impl Sampler {
             }
         }
         if self.dovecot.has_master() {
-            self.logged.remove(&Notice::NoMaster);
-        } else if now.saturating_duration_since(self.begun) >= PATIENCE && self.logged.insert(Notice::NoMaster) {
+            self.logged.remove(&SamplerNotice::NoMaster);
+        } else if now.saturating_duration_since(self.begun) >= PATIENCE && self.logged.insert(SamplerNotice::NoMaster) {
             warn!("no process of Dovecot is visible, so none is accounted: {}", visibility(&self.root));
         }
     }

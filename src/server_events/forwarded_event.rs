@@ -1,7 +1,11 @@
 //! The JSON of an event that is passed on: that of Dovecot, with the fields of the closed list alone. Called by `relay`.
 
+use std::net::IpAddr;
+
+use imaptrace_imap::{CommandName, Condition};
+use imaptrace_record::{Seconds, ServerText};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::dovecot_event::{ReportedEvent, ReportedKind};
 
@@ -11,34 +15,65 @@ struct ForwardedEvent<'a> {
     hostname: &'a str,
     start_time: Value,
     end_time: Value,
-    fields: Map<String, Value>,
+    fields: ForwardedFields<'a>,
+}
+
+/// The closed list of fields, by Dovecot's names.
+#[derive(Serialize)]
+struct ForwardedFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmd_tag: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmd_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tagged_reply_state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running_usecs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lock_wait_usecs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_out: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    success: Option<&'a str>,
 }
 
 impl ReportedEvent {
     /// The event as Dovecot 2.3 writes it, without the user and all else that is not used.
     pub(super) fn to_json(&self) -> Option<Vec<u8>> {
-        let mut fields = Map::new();
-        let mut add = |key: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                fields.insert(key.to_owned(), value);
-            }
+        let (server, client) = self.ends.map(|ends| (ends.server, ends.client)).unzip();
+        let fields = ForwardedFields {
+            duration: self.reported.map(Seconds::as_micros),
+            session: self.session.as_deref(),
+            local_ip: server.map(|end| end.ip()),
+            local_port: server.map(|end| end.port()),
+            remote_ip: client.map(|end| end.ip()),
+            remote_port: client.map(|end| end.port()),
+            cmd_tag: self.tag.as_deref(),
+            cmd_name: self.command.map(CommandName::as_str),
+            tagged_reply_state: self.status.map(Condition::as_str),
+            running_usecs: self.running.map(Seconds::as_micros),
+            lock_wait_usecs: self.lock_wait.map(Seconds::as_micros),
+            bytes_in: self.in_bytes,
+            bytes_out: self.out_bytes,
+            reason: self.reason.as_ref().map(ServerText::as_str),
+            success: self.success.map(|success| if success { "yes" } else { "no" }),
         };
-        add("duration", self.reported.map(|duration| duration.as_micros().into()));
-        add("session", self.session.as_deref().map(Into::into));
-        for (side, end) in [("local", self.ends.map(|ends| ends.server)), ("remote", self.ends.map(|ends| ends.client))]
-        {
-            add(&format!("{side}_ip"), end.map(|end| end.ip().to_string().into()));
-            add(&format!("{side}_port"), end.map(|end| end.port().into()));
-        }
-        add("cmd_tag", self.tag.as_deref().map(Into::into));
-        add("cmd_name", self.command.map(|command| command.as_str().into()));
-        add("tagged_reply_state", self.status.map(|status| status.as_str().into()));
-        add("running_usecs", self.running.map(|time| time.as_micros().into()));
-        add("lock_wait_usecs", self.lock_wait.map(|time| time.as_micros().into()));
-        add("bytes_in", self.in_bytes.map(Into::into));
-        add("bytes_out", self.out_bytes.map(Into::into));
-        add("reason", self.reason.as_ref().map(|reason| reason.as_str().into()));
-        add("success", self.success.map(|success| if success { "yes" } else { "no" }.into()));
         let event = ForwardedEvent {
             event: match self.what {
                 ReportedKind::Span(name) => name.as_str(),

@@ -16,7 +16,7 @@ use super::{
 use crate::process_accounting::{ProcessUsage, UsageSample};
 
 /// The event's name.
-pub(super) const EVENT: &str = "imaptrace_process_samples";
+pub(super) const EVENT: &str = "process_samples";
 /// Samples in one event: some 12 kB of the 16 that a receiver takes.
 const SAMPLES: usize = 250;
 /// The longest name of a host that is kept, in bytes.

@@ -10,10 +10,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use imaptrace::{
+    clock,
     plan::{AddressChoice, Glob, Host, Security, Target},
     process_accounting::{MailLog, ProcessAccounting, ProcessAccountingSettings, SessionQuery},
     secret::SecretSource,
@@ -82,7 +83,7 @@ impl AccountedServer {
     async fn run(&self, target: Target) -> Run {
         let mut run = run(target).await;
         assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
-        let ended = Instant::now();
+        let ended = clock::now();
         let keys = RunKeys::of(&run, ended);
         for _ in 0..1_000 {
             if self.store.is_complete(&keys) {
@@ -90,7 +91,7 @@ impl AccountedServer {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let report = self.store.take(&keys, Instant::now());
+        let report = self.store.take(&keys, clock::now());
         run.server_events = assemble(&report.events, &run).map(Box::new);
         let ends = ConnectionEnds::new(run.server.peer.unwrap(), run.server.local.unwrap());
         let begin = run.started_at.to_system_time();
@@ -127,7 +128,6 @@ async fn the_running_time_of_a_command_is_cpu_run_queue_lock_and_the_rest() {
     busy.journey.newest = 3_000;
     let busy = accounted.run(busy).await;
     let (used, running, lock) = of_step(&busy, "FETCH");
-    println!("FETCH of 3,000: running {running:?}, {used:?}, lock {lock:?}");
     let on_cpu = used.cpu_s.saturating_add(used.run_queue_s);
     assert!(on_cpu > used.rest_s.unwrap() && on_cpu > lock, "it computes: {used:?} of {running:?}, lock {lock:?}");
     assert_is_sum(&used, running, lock);
@@ -156,7 +156,6 @@ async fn the_running_time_of_a_command_is_cpu_run_queue_lock_and_the_rest() {
     let waiting = accounted.run(accounted.target()).await;
     holder.join().unwrap();
     let (used, running, lock) = of_step(&waiting, "SELECT");
-    println!("SELECT behind a lock: running {running:?}, {used:?}, lock {lock:?}");
     let on_cpu = used.cpu_s.saturating_add(used.run_queue_s);
     assert!(lock > on_cpu && lock > used.rest_s.unwrap(), "it waits: {used:?} of {running:?}, lock {lock:?}");
     assert_is_sum(&used, running, lock);

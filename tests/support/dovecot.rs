@@ -98,11 +98,6 @@ impl Dovecot {
         self.directory.path().join("dovecot.log")
     }
 
-    /// The id of its master process.
-    pub fn master(&self) -> i32 {
-        std::fs::read_to_string(self.directory.path().join("run/master.pid")).unwrap().trim().parse().unwrap()
-    }
-
     /// The directory of all its files.
     pub fn path(&self) -> &Path {
         self.directory.path()

@@ -18,9 +18,9 @@ fn end(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn login(millis: u64, session: Option<&str>, client: &str, has_ends: bool) -> Login {
+fn login(millis: u64, session: Option<&str>, client: &str, has_ends: bool) -> SessionLogin {
     let client = end(client);
-    Login {
+    SessionLogin {
         at: at(millis),
         session: session.map(str::to_owned),
         client: Some(client.ip()),
@@ -38,14 +38,14 @@ fn query(names: &[&str], client: &str, begin: u64, until: u64) -> SessionQuery {
 }
 
 /// The ids of the imap processes that are found.
-fn found(accounts: &Accounts, query: &SessionQuery) -> Vec<u64> {
+fn found(accounts: &ProcessAccounts, query: &SessionQuery) -> Vec<u64> {
     let usage = accounts.of_run(query);
     usage.iter().filter(|usage| usage.process == ServerProcessName::Imap).map(|usage| usage.id).collect()
 }
 
 #[test]
 fn a_session_is_found_by_name_by_ends_and_by_its_address_if_it_is_alone() {
-    let mut accounts = Accounts::new(KEEP);
+    let mut accounts = ProcessAccounts::new(KEEP);
     for (id, login) in [
         (1, login(100, Some("one"), "192.0.2.7:50001", true)),
         (2, login(200, Some("two"), "192.0.2.7:50002", true)),
@@ -71,7 +71,7 @@ fn a_session_is_found_by_name_by_ends_and_by_its_address_if_it_is_alone() {
 
 #[test]
 fn processes_of_logins_are_there_for_every_run_the_busiest_first() {
-    let mut accounts = Accounts::new(KEEP);
+    let mut accounts = ProcessAccounts::new(KEEP);
     for millis in (0..2_000).step_by(20) {
         accounts.add_front(ServerProcessName::Auth, identity(1), sample(millis, 1));
         accounts.add_front(ServerProcessName::ImapLogin, identity(2), sample(millis, millis / 20));
@@ -87,7 +87,7 @@ fn processes_of_logins_are_there_for_every_run_the_busiest_first() {
 
 #[test]
 fn an_ended_session_is_handed_over_once() {
-    let mut accounts = Accounts::new(KEEP);
+    let mut accounts = ProcessAccounts::new(KEEP);
     accounts.add_front(ServerProcessName::Auth, identity(9), sample(0, 0));
     accounts.add_front(ServerProcessName::Auth, identity(9), sample(90, 3));
     let one = accounts.begin(login(100, Some("one"), "192.0.2.7:50001", true), identity(1));
@@ -111,7 +111,7 @@ fn an_ended_session_is_handed_over_once() {
 
 #[test]
 fn what_is_kept_is_bounded_by_time_and_by_number() {
-    let mut accounts = Accounts::new(KEEP);
+    let mut accounts = ProcessAccounts::new(KEEP);
     let number = accounts.begin(login(0, Some("one"), "192.0.2.7:1", true), identity(1));
     for millis in (0..60_000).step_by(10) {
         accounts.add(number, sample(millis, millis));

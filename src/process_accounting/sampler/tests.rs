@@ -28,7 +28,7 @@ impl Host {
             users: vec![Glob::new("probe*"), Glob::new("canary@example.net")],
             mail_log: MailLog::File(log.clone()),
         };
-        let accounts = Mutex::new(Accounts::new(KEEP));
+        let accounts = Mutex::new(ProcessAccounts::new(KEEP));
         let shared = Arc::new(Shared { accounts, is_stopped: AtomicBool::new(false) });
         let sampler = Sampler::new(proc.root(), settings, shared);
         Self { proc, log, sampler, now: clock::now(), _directory: directory }
@@ -147,7 +147,7 @@ fn login_and_authentication_processes_are_sampled_all_the_time_and_not_more_than
     host.now += Duration::from_secs(60);
     host.rounds(2);
     assert_eq!(host.sampler.front.len(), FRONT_PROCESSES);
-    assert!(host.sampler.logged.contains(&Notice::TooManyFront));
+    assert!(host.sampler.logged.contains(&SamplerNotice::TooManyFront));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn no_more_sessions_are_sampled_at_once_than_there_is_room_for() {
     }
     host.rounds(1);
     assert_eq!(host.sampler.sessions.len(), SESSIONS);
-    assert!(host.sampler.logged.contains(&Notice::TooManySessions));
+    assert!(host.sampler.logged.contains(&SamplerNotice::TooManySessions));
 }
 
 #[test]
@@ -183,12 +183,12 @@ fn without_a_dovecot_the_log_says_so_once_and_again_after_one_was_there() {
     let mut host = Host::new();
     host.proc.end(7);
     host.rounds(2);
-    assert!(!host.sampler.logged.contains(&Notice::NoMaster), "it may be about to start");
+    assert!(!host.sampler.logged.contains(&SamplerNotice::NoMaster), "it may be about to start");
     host.now += PATIENCE;
     host.rounds(2);
-    assert!(host.sampler.logged.contains(&Notice::NoMaster));
+    assert!(host.sampler.logged.contains(&SamplerNotice::NoMaster));
     host.proc.start(7, "dovecot", 1);
     host.now += Duration::from_secs(60);
     host.rounds(2);
-    assert!(!host.sampler.logged.contains(&Notice::NoMaster));
+    assert!(!host.sampler.logged.contains(&SamplerNotice::NoMaster));
 }
