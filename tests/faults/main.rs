@@ -181,7 +181,9 @@ fn check_record(run: &Run) {
     let details = run.steps.iter().filter(|step| step.outcome != StepOutcome::Skipped);
     let ids: HashSet<_> = details.clone().map(|step| step.span_id.expect("a step that was taken has a span")).collect();
     assert_eq!(ids.len(), details.count(), "{json}");
-    assert_eq!(telemetry::spans(run).len(), 1 + ids.len(), "{json}");
+    let waits: HashSet<_> = run.steps.iter().flat_map(|step| &step.waits).map(|wait| wait.span_id).collect();
+    assert!(ids.is_disjoint(&waits), "{json}");
+    assert_eq!(telemetry::spans(run).len(), 1 + ids.len() + waits.len(), "{json}");
     for step in &run.steps {
         let at_fault = step.outcome == StepOutcome::Failed;
         assert_eq!(step.error_type.is_some(), at_fault, "{json}");
