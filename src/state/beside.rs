@@ -1,7 +1,7 @@
 //! [`AgentDirectory`]: the directory that an agent keeps its files in, as another process finds it.
 //!
-//! Creates and moves nothing, and keeps no lock. The caller may be root, or the agent's user: whose directory it is is told from
-//! the lock file that every agent leaves. Waits for the disk: called by the command line, on a thread that may wait.
+//! Creates and moves nothing, and keeps no lock. The caller may be root, or the agent's user: the owner of the lock file that
+//! every agent leaves is the owner of the directory. Waits for the disk: called by the command line, on a thread that may wait.
 
 use std::{io, path::Path};
 
