@@ -17,7 +17,6 @@ SAMPLE=${SAMPLE:-150}
 "$ROOT/scripts/need.sh" check
 lock mutants
 WORK=$CACHE/mutants
-TREE=$WORK/tree
 
 if [ "$("$BIN/cargo-mutants" --version 2>/dev/null)" != "cargo-mutants $CARGO_MUTANTS" ]; then
   CARGO_TARGET_DIR="$CACHE/src/cargo-mutants" CARGO_PROFILE_DEV_DEBUG=0 \
@@ -25,14 +24,24 @@ if [ "$("$BIN/cargo-mutants" --version 2>/dev/null)" != "cargo-mutants $CARGO_MU
   rm -rf "$CACHE/src/cargo-mutants"
 fi
 
-# Always the same path, and files with their own times: what was compiled stays valid.
-rm -rf "$TREE" "$WORK/out"
-mkdir -p "$TREE" "$WORK/out"
+# Both parts run at once, each in a tree of its own. Always the same paths, and files with their own times: what was compiled
+# stays valid.
+rm -rf "$WORK/trees" "$WORK/out"
+mkdir -p "$WORK/trees/crates" "$WORK/trees/root" "$WORK/out"
 cd "$ROOT"
-git ls-files -z --cached --others --exclude-standard |
-  tar --create --null --no-recursion --ignore-failed-read --files-from=- | tar --extract --directory="$TREE"
-cd "$TREE"
-export CARGO_TARGET_DIR=$WORK/target
+for tree in crates root; do
+  git ls-files -z --cached --others --exclude-standard |
+    tar --create --null --no-recursion --ignore-failed-read --files-from=- | tar --extract --directory="$WORK/trees/$tree"
+done
+
+# in_tree NAME : works there from now on.
+in_tree() {
+  cd "$WORK/trees/$1"
+  export CARGO_TARGET_DIR=$WORK/targets/$1
+}
+
+# No backtrace is read: without their lines each change is linked sooner.
+export CARGO_PROFILE_DEV_DEBUG=0
 # A change may make a loop without an end that allocates: its test then fails, and the machine keeps its memory.
 ulimit -v $((8 << 20))
 
@@ -64,27 +73,31 @@ judge() {
 # hermetic MODULE : the files of tests/hermetic that run it.
 hermetic() {
   case $1 in
-    agent | schedule | latency) say 'agent reload itself overload' ;;
-    status) say 'itself' ;;
+    agent | schedule | latency) say 'agent reload itself overload baseline server_events' ;;
+    status) say 'itself agent' ;;
     delivery | state) say 'delivery otlp proxies receivers' ;;
     telemetry) say 'otlp metrics names agent' ;;
     net | follow | blocking) say 'resolvers certificates tls_faults streams following survival' ;;
+    server_events | process_accounting) say 'server_events forwarding' ;;
+    diagnosis) say 'recorded_runs baseline waits show' ;;
     probe | clock) say 'protocol scenarios failures auth attribution inspection limits ways' ;;
     config | plan) say 'configuration command_line usage reload' ;;
     secret) say 'secret_files secrets' ;;
     terminal) say 'on_a_terminal verbose usage demo messages' ;;
     demo) say 'demo' ;;
     canary | synthetic_mail) say 'canary mail_content messages' ;;
-    *) say 'command_line usage on_a_terminal verbose canary demo' ;;
+    *) say 'command_line usage on_a_terminal verbose canary demo show baseline' ;;
   esac
 }
 
 say "seed $SEED, $SAMPLE places in crates and $(((SAMPLE * 2 + 4) / 5)) in the root package"
 crates=(--package imaptrace-imap --package imaptrace-record)
+in_tree root
 mutants --list "${crates[@]}" | choose "$SAMPLE" >"$WORK/crates.list"
 mutants --list --package imaptrace | choose $(((SAMPLE * 2 + 4) / 5)) >"$WORK/root.list"
-judge crates "${crates[@]}"
+(in_tree crates && judge crates "${crates[@]}") &
 judge root --package imaptrace --cargo-arg=--lib
+wait $!
 
 # Unit tests did not notice these: the hermetic tests of each module try them again.
 missed() { cat "$WORK/out/$1/mutants.out/missed.txt" 2>/dev/null || true; }
