@@ -51,6 +51,16 @@ mutants() {
     --exclude='src/net/portable.rs' "$@"
 }
 
+# elsewhere : the places, `FILE:LINE:`, that only another system than Linux compiles.
+elsewhere() {
+  git -C "$ROOT" ls-files --full-name 'src/*.rs' 'crates/*.rs' | while read -r file; do
+    awk -v file="$file" '
+      /cfg\(not\(target_os = "linux"\)\)/ { inside = 1 }
+      inside { print file ":" FNR ":" }
+      /^ *}$|;$/ { inside = 0 }' "$ROOT/$file"
+  done
+}
+
 # choose NUMBER : that many of the lines, by the seed.
 choose() {
   awk -v seed="$SEED" 'BEGIN { srand(seed) } { printf "%.9f\t%s\n", rand(), $0 }' | LC_ALL=C sort |
@@ -69,6 +79,25 @@ judge() {
   # 2: some were not noticed; 3: some ran into the time limit.
   case $code in 0 | 2 | 3) ;; *) die "cargo-mutants ended with $code, see $out" ;; esac
 }
+
+# Unit tests that take four fifths of their time, properties of the queue, the configuration and the baselines for the most part:
+# they are run for the changes that the others do not notice.
+SLOW=(
+  delivery::queue::spool::tests::whatever
+  delivery::queue::spool::tests::planted
+  delivery::queue::tests::property
+  delivery::queue::fuzzed
+  delivery::queue::dead_letters::tests::refused_batches
+  config::tests::a_file_of_targets_takes_no_more_memory
+  config::tests::a_few_lines_cannot_expand
+  config::tests::any_group_or_window
+  config::sources::document::tests::what_would_take_too_much_memory
+  probe::fuzzed
+  latency::tests::a_spread
+  latency::tests::a_history
+  latency::tests::after_a_lasting_change
+  latency::tests::day::the_days_baseline_is
+)
 
 # hermetic MODULE : the files of tests/hermetic that run it.
 hermetic() {
@@ -93,18 +122,23 @@ hermetic() {
 say "seed $SEED, $SAMPLE places in crates and $(((SAMPLE * 2 + 4) / 5)) in the root package"
 crates=(--package imaptrace-imap --package imaptrace-record)
 in_tree root
-mutants --list "${crates[@]}" | choose "$SAMPLE" >"$WORK/crates.list"
-mutants --list --package imaptrace | choose $(((SAMPLE * 2 + 4) / 5)) >"$WORK/root.list"
+elsewhere >"$WORK/elsewhere"
+mutants --list "${crates[@]}" | grep -vFf "$WORK/elsewhere" | choose "$SAMPLE" >"$WORK/crates.list"
+mutants --list --package imaptrace | grep -vFf "$WORK/elsewhere" | choose $(((SAMPLE * 2 + 4) / 5)) >"$WORK/root.list"
 (in_tree crates && judge crates "${crates[@]}") &
-judge root --package imaptrace --cargo-arg=--lib
+judge root --package imaptrace --cargo-arg=--lib -- -- "${SLOW[@]/#/--skip=}"
 wait $!
 
-# Unit tests did not notice these: the hermetic tests of each module try them again.
 missed() { cat "$WORK/out/$1/mutants.out/missed.txt" 2>/dev/null || true; }
 module() { sed -E 's,^src/([a-z_]+).*,\1,'; }
-mapfile -t modules < <(missed root | module | sort -u)
+
+missed root >"$WORK/slow.list"
+judge slow --package imaptrace --baseline=skip --timeout=300 --cargo-arg=--lib -- -- "${SLOW[@]}"
+
+# Unit tests did not notice these: the hermetic tests of each module try them again.
+mapfile -t modules < <(missed slow | module | sort -u)
 for module in "${modules[@]}"; do
-  missed root | grep -E "^src/${module}[/.]" >"$WORK/$module.list"
+  missed slow | grep -E "^src/${module}[/.]" >"$WORK/$module.list"
   read -ra files <<<"$(hermetic "$module")"
   judge "$module" --package imaptrace --baseline=skip --timeout=600 --cargo-arg=--test --cargo-arg=hermetic \
     -- -- "${files[@]/%/::}"

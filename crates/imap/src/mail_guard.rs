@@ -125,3 +125,23 @@ fn first_word(line: &[u8], tag: Option<&str>) -> Option<&'static str> {
         word => NAMES.split(' ').find(|name| word.eq_ignore_ascii_case(name.as_bytes())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(row: Option<usize>, closed: bool) -> Frame<'static> {
+        Frame { text: b"", kept: &[], literals: 0, literal_bytes: 0, deviates: false, row, closed, whole_lines: true }
+    }
+
+    #[test]
+    fn from_an_unsolicited_row_on_what_is_not_closed_makes_text_doubtful() {
+        let mut guard = MailGuard::default();
+        guard.look_at(&frame(None, false), &Response::Other);
+        assert!(guard.trusts_tagged(), "no mail may have come yet");
+        guard.look_at(&frame(Some(9), true), &Response::Other);
+        assert!(guard.trusts_tagged());
+        guard.look_at(&frame(None, false), &Response::Other);
+        assert!(!guard.trusts_tagged());
+    }
+}

@@ -262,3 +262,14 @@ proptest! {
         run(&[&input]);
     }
 }
+
+#[test]
+fn what_is_held_is_the_response_that_is_not_whole_and_its_literals() {
+    let mut framer = Framer::new(Limits::default());
+    for (bytes, held) in
+        [("* LIST () ", (10, 0)), ("{2}\r\n", (13, 1)), ("ab", (15, 1)), ("\r\n", (15, 1)), ("* OK", (4, 0))]
+    {
+        framer.push(bytes.as_bytes()).unwrap();
+        assert_eq!(framer.held(), held, "{bytes:?}");
+    }
+}

@@ -86,9 +86,7 @@ impl SessionData {
             }
             Response::Exists(number) => self.shrunk |= self.exists.is_some_and(|before| number < before),
             Response::Expunge | Response::Vanished => self.shrunk |= self.exists.is_some(),
-            Response::Fetch { number, only_flags: false } if self.runs(CommandName::Fetch) => {
-                return Ok(self.row(number));
-            }
+            Response::Fetch { number, only_flags: false } => return Ok(self.row(number)),
             // A result may come in several responses.
             Response::Found(number) if self.runs(CommandName::Search) => {
                 self.progress.found = Some(self.progress.found.unwrap_or_default().saturating_add(number));
@@ -123,6 +121,7 @@ impl SessionData {
         self.current.as_ref().is_some_and(|current| current.name == name)
     }
 
+    /// Counts a row of FETCH; no other command expects rows.
     fn row(&mut self, number: u32) -> Option<Event> {
         let (first, rows) = &mut self.current.as_mut()?.rows;
         let row = rows.get_mut(number.checked_sub(*first)? as usize)?;

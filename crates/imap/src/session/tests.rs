@@ -59,6 +59,22 @@ fn run(session: &mut Session, command: &Command<'_>, answer: &[u8]) -> Vec<Strin
 }
 
 #[test]
+fn the_strings_of_id_may_be_literals_and_only_nil_is_none() {
+    for (answer, name, version) in [
+        ("* ID ({4}\r\nname {7}\r\nDovecot {7}\r\nversion {3}\r\n2.3)\r\n", Some("Dovecot"), Some("2.3")),
+        ("* ID (\"name\" nil \"version\" \"2.3\")\r\n", None, Some("2.3")),
+        // Words that are not in the grammar are read past.
+        ("* ID (\"name\" None \"Dovecot\")\r\n", Some("Dovecot"), None),
+    ] {
+        let mut session = greeted();
+        run(&mut session, &Command::Id, &[answer.as_bytes(), b"t1 OK done\r\n"].concat());
+        let text = |text: Option<&[u8]>| text.map(|text| String::from_utf8(text.to_vec()).unwrap());
+        let id = session.id();
+        assert_eq!((text(id.0), text(id.1)), (name.map(str::to_owned), version.map(str::to_owned)), "{answer}");
+    }
+}
+
+#[test]
 fn a_greeting_may_list_the_capabilities() {
     let mut session = Session::new(Limits::default());
     assert_eq!(talk(&mut session, b"* OK [CAPABILITY IMAP4rev1 ID] hi\r\n"), ["greeting OK CAPABILITY hi"]);

@@ -213,6 +213,12 @@ fn a_challenge_larger_than_64_kib_is_refused_where_lines_may_be_that_long() {
     let salt = vec![b'A'; 64 << 10];
     let first = talk.peer().first("x", &salt, 4096);
     assert!(matches!(talk.answer(first.as_bytes()), ChallengeReply::Cancel(SaslError::TooLarge)));
+    // As long as it may be, and no message of SCRAM.
+    let mut talk = Talk::scram();
+    let longest = [b"+ ".as_slice(), &vec![b'A'; 64 << 10], b"\r\n"].concat();
+    assert_eq!(talk.receive(&longest), Ok("continuation"));
+    let answer = talk.imap.answer();
+    assert!(matches!(&answer, Some(ChallengeReply::Cancel(error)) if *error != SaslError::TooLarge), "{answer:?}");
 }
 
 #[test]
@@ -321,6 +327,7 @@ fn nothing_of_an_exchange_has_a_printable_form() {
     let ChallengeReply::Hash(work) = talk.answer(first.as_bytes()) else { panic!("no work") };
     let printed = format!("{work:?} {:?}", talk.imap);
     let worked = work.run();
+    assert_eq!(format!("{worked:?}"), "HashResult");
     let printed = format!("{printed} {worked:?}");
     let printed = format!("{printed} {:?}", talk.imap.hashed(worked));
     for secret in ["planted", "biws", talk.peer().nonce()] {
