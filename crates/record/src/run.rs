@@ -316,6 +316,7 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ServerEvent, ServerWait, SpanId};
 
     #[test]
     fn the_failing_step_is_the_last_of_that_name_that_failed() {
@@ -343,7 +344,20 @@ mod tests {
         run.steps[0].span_id = None;
         run.steps[1].outcome = StepOutcome::Skipped;
         assert_eq!(run.exported_spans(), all - 1);
-        run.steps.clear();
+        let wait = ServerWait {
+            span_id: SpanId::random(),
+            start_s: Seconds::ZERO,
+            duration_s: Seconds::ZERO,
+            server_s: Seconds::ZERO,
+        };
+        run.steps[2].waits = vec![wait; 3];
+        assert_eq!(run.exported_spans(), all + 2);
+        let event = r#"{"host":0,"name":"auth_request_finished","span_id":"00f067aa0ba902b7",
+            "parent_span_id":"00f067aa0ba902b8","started_at":"2026-11-30T10:00:00.000000Z","duration_s":0.1}"#;
+        let event: ServerEvent = serde_json::from_str(event).unwrap();
+        run.server_events = Some(Box::new(ServerEvents { events: vec![event; 2], ..ServerEvents::default() }));
+        assert_eq!(run.exported_spans(), all + 4);
+        (run.steps, run.server_events) = (Vec::new(), None);
         assert_eq!(run.exported_spans(), 1);
     }
 
@@ -379,6 +393,21 @@ mod tests {
         assert_eq!(labelled - before, 2 * size_of::<String>() + 9);
         run.notes.push(Note { at_s: Seconds::ZERO, level: NoteLevel::Info, text: "a note".to_owned() });
         assert_eq!(run.held_bytes() - labelled, size_of::<Note>() + 6);
+        (run.usual, run.verdict, run.server_events) = (None, None, None);
+        let noted = run.held_bytes();
+        run.usual = Some(Box::default());
+        assert_eq!(run.held_bytes() - noted, size_of::<UsualFacts>());
+        run.usual.as_mut().unwrap().certificate_sha256 = Some("AB".to_owned());
+        assert_eq!(run.held_bytes() - noted, size_of::<UsualFacts>() + 2);
+        let compared = run.held_bytes();
+        let verdict: Verdict =
+            serde_json::from_str(r#"{"cause":"disk","share":1.0,"excess_s":0.5,"evidence":["SELECT"]}"#).unwrap();
+        let of_verdict = verdict.held_bytes();
+        run.verdict = Some(Box::new(verdict));
+        assert_eq!(run.held_bytes() - compared, of_verdict);
+        run.server_events = Some(Box::default());
+        let of_events = run.server_events.as_ref().unwrap().held_bytes();
+        assert_eq!(run.held_bytes() - compared, of_verdict + of_events);
     }
 
     #[test]

@@ -443,6 +443,19 @@ mod tests {
     }
 
     #[test]
+    fn the_lower_baseline_and_the_higher_ratio_decide() {
+        let [low, high] = [20_000, 30_000].map(|micros| Some(Seconds::from_micros(micros)));
+        for (baseline_s, baseline_day_s, expected) in
+            [(low, high, low), (high, low, low), (None, high, high), (low, None, low)]
+        {
+            let [ratio, ratio_day] = [baseline_s, baseline_day_s].map(|time| time.map(|time| 0.06 / time.as_f64()));
+            let step = Step { ratio, baseline_s, ratio_day, baseline_day_s, ..Step::default() };
+            assert_eq!(step.lower_baseline(), expected);
+            assert_eq!(step.highest_ratio(), expected.map(|low| 0.06 / low.as_f64()));
+        }
+    }
+
+    #[test]
     fn the_held_bytes_of_a_step_grow_with_each_thing_in_it() {
         let mut connect = step("connect");
         let before = connect.held_bytes();
