@@ -183,3 +183,59 @@ fn login_times(events: &ServerEvents) -> Option<LoginTimes> {
         until_process,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use imaptrace_record::ServerText;
+
+    use super::*;
+
+    fn run_with(events: ServerEvents) -> Run {
+        let mut run: Run = serde_json::from_str(imaptrace_testkit::PASSED_RUN).unwrap();
+        run.server_events = Some(Box::new(events));
+        run
+    }
+
+    fn process(name: ServerProcessName, sampled: u64, cpu: u64, queue: u64) -> ServerProcess {
+        let json = format!(
+            r#"{{"host":0,"process":"{}","sampled_s":0.{sampled:03},"cpu_s":0.{cpu:03},"run_queue_s":0.{queue:03}}}"#,
+            name.as_str()
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    fn is_near(value: f64, expected: f64) -> bool {
+        (value - expected).abs() < 1e-9
+    }
+
+    #[test]
+    fn login_processes_are_added_up_and_others_are_not() {
+        use ServerProcessName::{Imap, ImapLogin};
+        let processes =
+            vec![process(ImapLogin, 300, 20, 40), process(ImapLogin, 500, 60, 10), process(Imap, 900, 500, 500)];
+        let run = run_with(ServerEvents { processes, ..ServerEvents::default() });
+        let all = ServerSide::of(&run).login_processes().unwrap();
+        assert_eq!(all.count, 2);
+        assert!(is_near(all.cpu, 0.08) && is_near(all.run_queue, 0.05), "{all:?}");
+        assert!(is_near(all.sampled, 0.5) && is_near(all.second_cpu, 0.02), "{all:?}");
+        assert!(is_near(all.longest_queue, 0.04), "{all:?}");
+    }
+
+    #[test]
+    fn logout_is_late_by_what_passed_outside_its_command_beyond_the_usual() {
+        let mut run = run_with(ServerEvents::default());
+        let logout = run.steps.iter_mut().find(|step| step.is_logout()).unwrap();
+        logout.duration_s = Seconds::from_micros(90_000);
+        (logout.baseline_s, logout.baseline_day_s) = (Some(Seconds::from_micros(10_000)), None);
+        let id = logout.span_id.unwrap();
+        let event = format!(
+            r#"{{"host":0,"name":"imap_command_finished","span_id":"b7ad6b7169203331","parent_span_id":"{id}",
+            "started_at":"2026-11-23T11:42:40Z","duration_s":0.03,"running_s":0.03}}"#
+        );
+        let host = serde_json::json!({ "name": ServerText::new(b"mail01", ServerText::ID) });
+        let events = format!(r#"{{"hosts":[{host}],"events":[{event}]}}"#);
+        run.server_events = Some(Box::new(serde_json::from_str(&events).unwrap()));
+        let late = ServerSide::of(&run).late_logout(&run);
+        assert!(is_near(late, 0.05), "{late}");
+    }
+}

@@ -117,3 +117,29 @@ pub(super) fn to_hex(hash: &CertificateHash) -> String {
     }
     hex
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_remembered_while_one_of_the_runs_or_one_of_the_hours_saw_it() {
+        let [one, other] = [[1; 32], [2; 32]];
+        // A run an hour: the hours forget it first.
+        let mut certificates = Certificates::default();
+        certificates.enter(&one, 0);
+        for hour in 1..WINDOW {
+            certificates.enter(&other, Hour::try_from(hour).unwrap());
+            assert_eq!(certificates.other_than(&other), Some(&one), "hour {hour}");
+        }
+        certificates.enter(&other, Hour::try_from(WINDOW).unwrap());
+        assert_eq!(certificates.other_than(&other), None);
+        // Many runs an hour: the runs forget it first.
+        let mut certificates = Certificates::default();
+        certificates.enter(&one, 0);
+        for _ in 0..2 * WINDOW {
+            certificates.enter(&other, 1);
+        }
+        assert_eq!(certificates.other_than(&other), Some(&one));
+    }
+}

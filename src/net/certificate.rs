@@ -1,7 +1,12 @@
 //! The fields of a certificate. Verifies nothing: `chain` does, by the TLS library. Called by `tls`, `chain` and `probe`.
 
 use sha2::{Digest as _, Sha256};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, public_key::PublicKey};
+use x509_parser::{
+    asn1_rs::{FromDer as _, Integer},
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    public_key::PublicKey,
+};
 
 /// A certificate of a server's chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,7 +60,12 @@ fn key(certificate: &X509Certificate<'_>) -> Option<String> {
     Some(match key.parsed().ok()? {
         PublicKey::RSA(key) => format!("RSA {}", key.key_size()),
         PublicKey::EC(key) => format!("EC {}", key.key_size()),
-        PublicKey::DSA(number) => format!("DSA {}", number.len() * 8),
+        PublicKey::DSA(_) => {
+            // The size is that of the prime p, the first of the parameters (RFC 3279 §2.3.2).
+            let (_, prime) = Integer::from_der(key.algorithm.parameters.as_ref()?.data).ok()?;
+            let octets: &[u8] = prime.as_ref();
+            format!("DSA {}", octets.iter().skip_while(|octet| **octet == 0).count() * 8)
+        }
         _ => return None,
     })
 }
@@ -102,5 +112,37 @@ mod tests {
         assert_eq!(Certificate::parse(b"junk").not_after, None);
         assert!(!Certificate::parse(b"junk").is_self_issued());
         assert_eq!((Certificate::parse(b"junk").key, dns_names(b"junk")), (None, vec![]));
+    }
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kind_and_size_of_a_key() {
+        use openssl::{
+            asn1::Asn1Time,
+            dsa::Dsa,
+            ec::{EcGroup, EcKey},
+            hash::MessageDigest,
+            nid::Nid,
+            pkey::PKey,
+            rsa::Rsa,
+            x509::X509Builder,
+        };
+
+        let curve = EcGroup::from_curve_name(Nid::SECP384R1).unwrap();
+        let (edwards, classic) = (MessageDigest::null(), MessageDigest::sha256());
+        for (key, digest, expected) in [
+            (PKey::generate_ed25519().unwrap(), edwards, "Ed25519"),
+            (PKey::generate_ed448().unwrap(), edwards, "Ed448"),
+            (PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(), classic, "RSA 2048"),
+            (PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap(), classic, "EC 384"),
+            (PKey::from_dsa(Dsa::generate(1024).unwrap()).unwrap(), classic, "DSA 1024"),
+        ] {
+            let mut builder = X509Builder::new().unwrap();
+            builder.set_pubkey(&key).unwrap();
+            builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+            builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+            builder.sign(&key, digest).unwrap();
+            let facts = Certificate::parse(&builder.build().to_der().unwrap());
+            assert_eq!(facts.key.as_deref(), Some(expected));
+        }
     }
 }
