@@ -7,6 +7,7 @@
 # Environment:
 #   TARGETS="1000 2000"  rows; each is started without and with metrics, in clear text and over TLS
 #   WINDOW=60            seconds that a row is measured for
+#   EVENTS=1             0 leaves out what the events of the servers add
 #   OUTAGE=1             0 leaves the hour without a Collector out
 #   SOAK_MINUTES=60      0 leaves the long run out
 # shellcheck source=scripts/common.sh

@@ -115,7 +115,7 @@ hermetic() {
     terminal) say 'on_a_terminal verbose usage demo messages' ;;
     demo) say 'demo' ;;
     canary | synthetic_mail) say 'canary mail_content messages' ;;
-    *) say 'command_line usage on_a_terminal verbose canary demo show baseline' ;;
+    *) say 'command_line usage on_a_terminal verbose canary demo show baseline delivery streams' ;;
   esac
 }
 

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! rig      Dovecot, the Collector, what the Collector counts
+//! senders  120 mail servers that send events
 //! subject  an agent with so many targets, and what the kernel says of it
 //! outage   an hour's runs without a receiver
 //! ```
@@ -21,6 +22,7 @@
 
 mod outage;
 mod rig;
+mod senders;
 mod subject;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -32,7 +34,7 @@ use std::{
 
 use imaptrace::clock;
 use rig::{Counts, Rig};
-use subject::{Metrics, Security, Subject, Usage};
+use subject::{Events, Metrics, Security, Subject, Usage};
 
 /// From the start until the first window of measurement: every target has run once, and what grows at first has grown.
 const WARM: Duration = Duration::from_secs(25);
@@ -41,6 +43,10 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// CPU of the agent at 2,000 targets, in hundredths of a core.
 const CPU_GOAL: f64 = 18.0;
 const CPU_GOAL_AT: u32 = 2_000;
+/// The same with the events of the servers, in clear text.
+const EVENTS_CPU_GOAL: f64 = 30.0;
+/// CPU of a run over TLS with events, in proportion to that without.
+const EVENTS_RATIO_GOAL: f64 = 1.25;
 const LAG_GOAL: f64 = 0.020;
 const SERIES_GOAL: f64 = 700.0;
 const FLEET: u32 = 10_000;
@@ -64,6 +70,9 @@ fn main() {
     println!("{}\n", Rig::machine());
     if !targets.is_empty() {
         load(&rig, &targets, Duration::from_secs(window.into()));
+    }
+    if knob("EVENTS", 1) > 0 {
+        events(&rig, Duration::from_secs(window.into()));
     }
     if knob("OUTAGE", 1) > 0 {
         outage::report(rig.directory.path());
@@ -112,11 +121,11 @@ fn load(rig: &Rig, targets: &[u32], window: Duration) {
     for security in [Security::Plain, Security::Tls] {
         for count in targets {
             eprintln!("{count} targets, {}, without metrics", security.words());
-            let bare = Subject::start(rig, *count, security, Metrics::Off);
+            let bare = Subject::start(rig, *count, security, Metrics::Off, Events::Off);
             let without = Window::measure(rig, &bare, Duration::from_secs(5));
             drop(bare);
             eprintln!("{count} targets, {}", security.words());
-            let subject = Subject::start(rig, *count, security, Metrics::On);
+            let subject = Subject::start(rig, *count, security, Metrics::On, Events::Off);
             let with = Window::measure(rig, &subject, window);
             drop(subject);
             let series = with.counts.series;
@@ -179,11 +188,70 @@ fn load(rig: &Rig, targets: &[u32], window: Duration) {
     println!();
 }
 
+/// What the events of the servers add, in turn without and with them: Dovecot posts them in both.
+fn events(rig: &Rig, window: Duration) {
+    println!("### Events of {} servers, {CPU_GOAL_AT} targets at {} s\n", senders::HOSTS, INTERVAL.as_secs());
+    println!(
+        "| | events | runs a second | events a run | joined, % | CPU, % of a core | CPU a run, µs | RSS, MiB | disk writes a run, B |"
+    );
+    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|");
+    let mut met = Vec::new();
+    for security in [Security::Plain, Security::Tls] {
+        let mut each = Vec::new();
+        for events in [Events::Off, Events::On] {
+            eprintln!("{CPU_GOAL_AT} targets, {}, events {events:?}", security.words());
+            let subject = Subject::start(rig, CPU_GOAL_AT, security, Metrics::On, events);
+            let (passed, written) = (rig.senders.passed(), subject.written());
+            let measured = Window::measure(rig, &subject, window);
+            // Both counts begin with the agent: the warm-up is in them.
+            let (passed, written) = (rig.senders.passed() - passed, subject.written() - written);
+            #[expect(clippy::cast_precision_loss, reason = "hundreds of thousands")]
+            let (passed, all_runs) = (passed as f64, measured.counts.runs);
+            let a_run = measured.usage.cpu.as_secs_f64() * 1e6 / measured.runs;
+            println!(
+                "| {} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {a_run:.0} | {:.1} | {:.0} |",
+                security.words(),
+                if events == Events::On { "yes" } else { "no" },
+                measured.runs / measured.took.as_secs_f64(),
+                passed / all_runs,
+                if passed > 0.0 { 100.0 * measured.counts.joined / passed } else { 0.0 },
+                measured.cpu(),
+                measured.rss / MIB,
+                written / all_runs,
+            );
+            let due = f64::from(CPU_GOAL_AT) * measured.took.as_secs_f64() / INTERVAL.as_secs_f64();
+            if measured.counts.failed > 0.0 || measured.counts.skipped > 0.0 || measured.runs < 0.98 * due {
+                println!(
+                    "\nThe row above is **void**: {} failed, {} skipped, {:.0} of {due:.0} arrived.\n",
+                    measured.counts.failed, measured.counts.skipped, measured.runs
+                );
+            }
+            if security == Security::Plain && events == Events::On {
+                let (goal, cpu) = (format!("{EVENTS_CPU_GOAL} % of a core with events, clear text"), measured.cpu());
+                met.push((goal, format!("{cpu:.1} %"), cpu <= EVENTS_CPU_GOAL));
+            }
+            each.push(a_run);
+        }
+        let ratio = each[1] / each[0];
+        let goal = format!("CPU a run with events in proportion to without, {}", security.words());
+        if security == Security::Tls {
+            met.push((format!("{EVENTS_RATIO_GOAL} {goal}"), format!("{ratio:.2}"), ratio <= EVENTS_RATIO_GOAL));
+        } else {
+            eprintln!("{goal}: {ratio:.2}");
+        }
+    }
+    println!("\n| goal: at most | measured | |\n|---|--:|---|");
+    for (goal, measured, met) in met {
+        println!("| {goal} | {measured} | {} |", if met { "met" } else { "**missed**" });
+    }
+    println!();
+}
+
 /// Memory of an agent with 200 targets over a long time.
 fn endure(rig: &Rig, long: Duration) {
     const TARGETS: u32 = 200;
     println!("### {} minutes at {TARGETS} targets\n", long.as_secs() / 60);
-    let subject = Subject::start(rig, TARGETS, Security::Tls, Metrics::On);
+    let subject = Subject::start(rig, TARGETS, Security::Tls, Metrics::On, Events::Off);
     // What grows once (tables, buffers, baselines of 63 runs) is not the slope.
     let settle = (long / 6).min(Duration::from_secs(600));
     pass(settle);

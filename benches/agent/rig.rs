@@ -12,10 +12,13 @@ use nix::{
 };
 use tokio::runtime::Runtime;
 
-use crate::support::{
-    backends::installed,
-    dovecot::{Dovecot, Options},
-    program::{free_port, wait_until},
+use crate::{
+    senders::Senders,
+    support::{
+        backends::installed,
+        dovecot::{Dovecot, Options},
+        program::{free_port, wait_until},
+    },
 };
 
 /// Mailboxes that the targets share out among themselves.
@@ -29,6 +32,7 @@ const MANY: &str = "service imap {\n  client_limit = 200\n  process_limit = 200\
 /// What all rows use.
 pub struct Rig {
     pub dovecot: Dovecot,
+    pub senders: Senders,
     pub directory: tempfile::TempDir,
     runtime: Runtime,
 }
@@ -42,8 +46,11 @@ pub struct Collector {
 
 impl Rig {
     pub fn set() -> Self {
+        let senders = Senders::start();
+        let settings = format!("{MANY}{}", senders.settings());
         Self {
-            dovecot: Dovecot::start(&Options { load_users: USERS, settings: MANY.to_owned(), ..Options::default() }),
+            dovecot: Dovecot::start(&Options { load_users: USERS, settings, ..Options::default() }),
+            senders,
             directory: tempfile::Builder::new().prefix("agent-").tempdir().unwrap(),
             runtime: Runtime::new().unwrap(),
         }
@@ -102,6 +109,8 @@ pub struct Counts {
     /// Runs with an `error.type`.
     pub failed: f64,
     pub skipped: f64,
+    /// Events that joined a run.
+    pub joined: f64,
     /// Series as OpenTelemetry counts them: a histogram is one.
     pub series: f64,
     /// Starts by the upper bound of their lag in seconds.
@@ -131,6 +140,7 @@ impl Counts {
                 counts.series += 1.0;
             }
             match metric {
+                "imaptrace_server_events_total" if name.contains(r#"outcome="joined""#) => counts.joined += value,
                 "imaptrace_probe_skipped_total" => counts.skipped += value,
                 "imaptrace_probe_duration_seconds_count" if name.contains("error_type=") => counts.failed += value,
                 "imaptrace_scheduler_start_lag_seconds_count" => counts.starts += value,

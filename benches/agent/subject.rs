@@ -14,6 +14,8 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::{
     INTERVAL,
     rig::{Collector, Counts, Process, Rig, USERS},
+    senders::Senders,
+    support::program::free_port,
 };
 
 /// How the connections are protected.
@@ -35,6 +37,13 @@ impl Security {
 /// Whether the agent keeps and exports metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metrics {
+    On,
+    Off,
+}
+
+/// Whether the agent takes the events of the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Events {
     On,
     Off,
 }
@@ -64,11 +73,17 @@ impl Sub for Usage {
 
 impl Subject {
     /// Starts one. All targets are the same server, so the limits for one server are out of the way.
-    pub fn start(rig: &Rig, targets: u32, security: Security, metrics: Metrics) -> Self {
+    pub fn start(rig: &Rig, targets: u32, security: Security, metrics: Metrics, events: Events) -> Self {
+        rig.senders.disconnect();
         let directory = tempfile::Builder::new().prefix("agent-").tempdir_in(rig.directory.path()).unwrap().keep();
         let config = directory.join("imaptrace.toml");
         let collector = rig.collector();
-        fs::write(&config, text(rig, &collector.otlp, targets, security, metrics, &directory)).unwrap();
+        let mut text = text(rig, &collector.otlp, targets, security, metrics, &directory);
+        let port = free_port();
+        if events == Events::On {
+            text.push_str(&Senders::of_agent(&directory, port));
+        }
+        fs::write(&config, text).unwrap();
         let mut command = Command::new(program());
         command.args(["agent", "--config"]).arg(&config).env_clear().env("BENCH_PASSWORD", "load");
         let log = File::create(directory.join("agent.log")).unwrap();
@@ -77,7 +92,15 @@ impl Subject {
         if let Ok(Some(status)) = process.0.try_wait() {
             panic!("the agent ended with {status}:\n{}", fs::read_to_string(directory.join("agent.log")).unwrap());
         }
+        if events == Events::On {
+            rig.senders.connect(port);
+        }
         Self { process, collector }
+    }
+
+    /// Bytes that it has written to files so far.
+    pub fn written(&self) -> f64 {
+        field(&self.proc("io"), "write_bytes:").unwrap()
     }
 
     /// What its Collector has counted.
