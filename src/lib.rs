@@ -7,13 +7,39 @@
 //! Data flows one way:
 //!
 //! ```text
-//! configuration ─ config ─▶ plan ─ schedule ─▶ probe ─▶ record ─▶ latency ─▶ delivery ─▶ telemetry · terminal · status
-//!                                               ├─ imap  the protocol: no socket, no time
-//!                                               └─ net   resolve, connect, TLS, exact stamps
+//! config ─▶ plan ─ schedule ─▶ probe ─▶ record ─▶ latency ─▶ diagnosis ─▶ delivery ─▶ telemetry · terminal · status
+//!                               ├─ imap  the protocol: no socket, no time
+//!                               └─ net   resolve, connect, TLS, exact stamps
 //! ```
 //!
 //! All modules below the probe use [`imaptrace_record::Run`]. `docs/architecture.md` has the table of allowed imports, which a
 //! test checks.
+//!
+//! ```text
+//! agent               the agent: starts the modules, hands the result of each to the next, stops them
+//! cli                 the command line: arguments, output, exit codes
+//! config              files, variables and flags → plan, with every problem and its place
+//! plan                targets, accounts, journey, deadlines, limits: only valid values
+//! schedule            when each run starts, and how many are in flight
+//! probe               one run, step by step
+//! net                 resolve, connect, TLS, exact stamps
+//! latency             the usual times of an account, and whether a run was slow
+//! diagnosis           why a run was slow or failed
+//! server_events       events of mail servers, joined with runs or forwarded to another agent
+//! process_accounting  samples of the processes of a mail server on this host
+//! delivery            the queue of runs, in memory and on disk, and OTLP
+//! telemetry           names; Run → spans and metrics; the log
+//! terminal            Run → text, JSON, Markdown, plug-in line
+//! status              the HTTP status endpoint
+//! listener            a TCP listener on a thread of its own
+//! state               the state directory
+//! secret              where a secret comes from
+//! follow              files that are read again when they change
+//! blocking            calls that may block, on bounded threads
+//! clock               the only file that reads a clock
+//! synthetic_mail      messages for a mailbox to probe
+//! demo                the built-in IMAP server
+//! ```
 
 #![cfg_attr(
     test,
