@@ -12,13 +12,13 @@ use super::proc_files::ProcRoot;
 use crate::clock;
 
 const MASTER: &str = "dovecot";
-/// Dovecot instances on one host.
+/// The most Dovecot instances on one host.
 const MASTERS: usize = 64;
 /// The shortest time between two scans of the masters' children.
 const SCAN: Duration = Duration::from_millis(100);
 /// The shortest time between two scans of all processes.
 const FULL_SCAN: Duration = Duration::from_secs(5);
-/// A scan may take at most one part of so many of the time.
+/// A scan takes at most one part in this many of the time.
 const SHARE: u32 = 300;
 
 /// See the module's head.
@@ -31,15 +31,15 @@ pub(super) struct DovecotProcesses {
     next_full_scan: Option<Instant>,
 }
 
-/// Sampled all the time: what takes part in logins.
-const FRONT: [ServerProcessName; 2] = [ServerProcessName::ImapLogin, ServerProcessName::Auth];
+/// The pre-login processes, which are sampled all the time.
+const PRE_LOGIN: [ServerProcessName; 2] = [ServerProcessName::ImapLogin, ServerProcessName::Auth];
 
 impl DovecotProcesses {
     pub(super) fn new() -> Self {
         Self { masters: BTreeSet::new(), others: HashSet::new(), next_scan: None, next_full_scan: None }
     }
 
-    /// Whether a process with this parent is Dovecot's. Looks for new masters if need be.
+    /// Whether a process with this parent is Dovecot's. Scans for new masters if the parent is unknown and named as one.
     pub(super) fn is_master(&mut self, root: &ProcRoot, parent: i32, now: Instant) -> bool {
         if !self.masters.contains(&parent) && root.name(parent).is_some_and(|name| name == MASTER) {
             self.find_masters(root, now);
@@ -74,11 +74,11 @@ impl DovecotProcesses {
                     continue;
                 }
                 match root.name(child) {
-                    // Not yet the program that it will be.
+                    // A child that has not executed its program yet.
                     None => {}
                     Some(name) if name == MASTER => {}
-                    Some(name) => match FRONT.iter().find(|front| front.as_str() == name) {
-                        Some(front) => found.push((child, *front)),
+                    Some(name) => match PRE_LOGIN.iter().find(|pre_login| pre_login.as_str() == name) {
+                        Some(pre_login) => found.push((child, *pre_login)),
                         None => {
                             self.others.insert(child);
                         }

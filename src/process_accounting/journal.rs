@@ -1,8 +1,8 @@
 //! Follows the mail log in the journal of systemd, by `journalctl`. Called by `sampler`, on its thread.
 //!
-//! The journal's own library is C, and its file format has no crate that is kept; `journalctl` is on every host that has a journal.
-//! It runs for as long as the agent does, which programs that print a secret (`secret`) do not. It gets none of this process's
-//! variables, since they may be secrets.
+//! The journal's own library is C, and its file format has no maintained crate; `journalctl` is on every host that has a
+//! journal. It runs for as long as the agent does, which programs that print a secret (`secret`) do not. It gets none of
+//! this process's variables, since they may be secrets.
 
 use std::{
     io::{self, Read as _},
@@ -26,12 +26,14 @@ const ARGUMENTS: &[&str] = &[
     "--identifier=dovecot",
     "_SYSTEMD_UNIT=dovecot.service",
 ];
+/// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
+/// The most reads of a poll.
 const BLOCKS: usize = 4;
 /// The pause before it is started again: twice the last one, up to a minute.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// What has run for this long has worked.
+/// A program that has run for this long starts with the first pause again when it ends.
 const STEADY: Duration = Duration::from_secs(60);
 
 /// See the module's head.
@@ -131,7 +133,7 @@ impl RunningJournal {
         Ok(running)
     }
 
-    /// Ends the program if it has not ended by itself, and says how it ended.
+    /// Ends the program if it has not ended by itself, and returns how it ended.
     fn end(mut self) -> String {
         let status = self.child.try_wait();
         match status {

@@ -4,7 +4,7 @@ use memchr::{memchr, memmem};
 
 use super::login_line::SERVICE;
 
-/// The longest line that is kept; a longer one is dropped whole. A login takes some 300 bytes.
+/// The longest line that is kept, in bytes; a longer one is dropped whole. A login takes some 300 bytes.
 const LONGEST: usize = 8 << 10;
 
 /// Gives the complete lines that may be of a login process.
@@ -32,7 +32,7 @@ impl LineSplitter {
         self.keep(bytes);
     }
 
-    /// Forgets the line that has begun.
+    /// Drops the line that has begun.
     pub(super) fn clear(&mut self) {
         self.begun.clear();
         self.is_dropped = false;

@@ -16,10 +16,11 @@ use tracing::{info, warn};
 
 use super::lines::LineSplitter;
 
-/// Read at once, and at most so many times a poll.
+/// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
+/// The most reads of a poll.
 const BLOCKS: usize = 4;
-/// Further behind the end than this, lines are skipped: their processes have ended.
+/// More than this many bytes behind the end, lines are skipped: their processes have ended.
 const BEHIND: u64 = 4 << 20;
 /// The time between two checks whether the path leads to another file.
 const CHECK: Duration = Duration::from_secs(1);

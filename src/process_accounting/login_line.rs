@@ -1,7 +1,7 @@
 //! The line that Dovecot logs for a login: which process serves the session. Does no I/O and keeps nothing. Called by `sampler`.
 //!
-//! Others than Dovecot write to a mail log too, and a client chooses the user name that it fails with. So the line must be of a
-//! login process by its first words, where no client's text is yet, and a field that is there twice makes it void.
+//! Others than Dovecot write to a mail log too, and a client chooses the user name that it fails with. So the line must be
+//! of a login process by its first words, where no client's text is yet, and a line with a field twice is not used.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,7 +14,7 @@ pub(super) const SERVICE: &[u8] = b"imap-login: ";
 const LEVEL: &str = "Info: ";
 /// What a login is called: until 2.3, and from 2.4 on.
 const LOGINS: [&str; 2] = ["Login: ", "Logged in: "];
-/// Words before a message: date, time, host, and name with process id.
+/// The most words before a message: date, time, host, and name with process id.
 const WORDS: usize = 6;
 
 /// A login.
@@ -33,7 +33,7 @@ pub(super) struct LoginLine<'a> {
 }
 
 impl<'a> LoginLine<'a> {
-    /// Reads a line of the mail log; none if it is not of a login, or not beyond doubt.
+    /// Reads a line of the mail log; none if it is not certain that it is of a login.
     pub(super) fn parse(line: &'a [u8]) -> Option<Self> {
         let message = message(str::from_utf8(line).ok()?)?;
         let message = message.strip_prefix(LEVEL).unwrap_or(message);
@@ -69,7 +69,7 @@ fn message(line: &str) -> Option<&str> {
     let (prefix, message) = line.split_once(service)?;
     let mut words = prefix.split_ascii_whitespace();
     let last = words.next_back();
-    // A colon ends the name of a program. No other than Dovecot may be before the message, and its name is the last word.
+    // A colon ends the name of a program. Only Dovecot's may be before the message, and it is the last word.
     let is_dovecot = |word: &str| word.starts_with("dovecot") || !word.ends_with(':');
     let is_other = |word: &str| word.ends_with(':') || !is_of_prefix(word);
     let is_plain = last.is_none_or(|word| is_dovecot(word) && is_of_prefix(word)) && !words.clone().any(is_other);

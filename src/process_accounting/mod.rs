@@ -6,21 +6,21 @@
 //! and 20 sessions (`benches/accounting`); its memory is bounded at 8 MiB, and some 100 kB are usual. Started by `agent`.
 //!
 //! ```text
-//! sampler     the thread: when which process is sampled
-//! dovecot     which processes are Dovecot's
-//! proc_files  the files of a process in /proc
-//! log_file    a mail log that is a file     journal  one that is the journal     lines  both, in lines
-//! login_line  the line of a login
-//! accounts    what has been sampled, by session        series  by process
+//! sampler       the thread: when which process is sampled
+//! dovecot       which processes are Dovecot's
+//! proc_files    the files of a process in /proc
+//! log_file      a mail log that is a file          journal  one that is the journal          lines  both, in lines
+//! login_line    the line of a login
+//! sample_store  the samples, by session            series  those of one process
 //! ```
 
-mod accounts;
 mod dovecot;
 mod journal;
 mod lines;
 mod log_file;
 mod login_line;
 mod proc_files;
+mod sample_store;
 mod sampler;
 mod series;
 mod settings;
@@ -37,12 +37,12 @@ use std::{
 };
 
 use self::{
-    accounts::ProcessAccounts,
     proc_files::ProcRoot,
+    sample_store::SampleStore,
     sampler::{Sampler, Shared},
 };
 pub use self::{
-    accounts::{EndedSession, ProcessUsage, SessionQuery},
+    sample_store::{EndedSession, ProcessUsage, SessionQuery},
     series::UsageSample,
     settings::{MailLog, ProcessAccountingSettings},
 };
@@ -61,8 +61,7 @@ impl ProcessAccounting {
     }
 
     fn of(root: &Path, settings: ProcessAccountingSettings, keep: Duration) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { accounts: Mutex::new(ProcessAccounts::new(keep)), is_stopped: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { store: Mutex::new(SampleStore::new(keep)), is_stopped: AtomicBool::new(false) });
         let (root, handle) = (ProcRoot::new(root), shared.clone());
         // The mail log's file system may not answer: it is opened on the thread, too.
         let run = move || Sampler::new(root, settings, shared).run();
@@ -72,23 +71,23 @@ impl ProcessAccounting {
 
     /// Keeps samples for this long from now on.
     pub fn keep_for(&self, keep: Duration) {
-        self.0.accounts().keep_for(keep);
+        self.0.store().keep_for(keep);
     }
 
     /// What the processes of a run's session used, and those that take part in logins. Equal samples beside each
     /// other stand for all between them.
     pub fn of_run(&self, query: &SessionQuery) -> Vec<ProcessUsage> {
-        self.0.accounts().of_run(query)
+        self.0.store().of_run(query)
     }
 
     /// The samples of a session by its name, up to now; none if it is unknown, or when they were handed over already.
     pub fn of_session(&self, name: &str) -> Option<EndedSession> {
-        self.0.accounts().named(name)
+        self.0.store().named(name)
     }
 
     /// A session that ended at least `age` ago and has not been handed over.
     pub fn ended_session(&self, age: Duration) -> Option<EndedSession> {
-        self.0.accounts().ended(clock::wall(), age)
+        self.0.store().ended(clock::wall(), age)
     }
 }
 

@@ -18,39 +18,39 @@ use tracing::{info, warn};
 
 use super::{
     MailLog, ProcessAccountingSettings,
-    accounts::{ProcessAccounts, ProcessIdentity, SessionLogin},
     dovecot::DovecotProcesses,
     journal::Journal,
     log_file::LogFile,
     login_line::LoginLine,
     proc_files::{OpenProcess, ProcRoot},
+    sample_store::{ProcessIdentity, SampleStore, SessionLogin},
     series::UsageSample,
 };
 use crate::clock;
 
 /// The time between two samples of a session's process, and between two polls of the mail log.
 const SESSION_INTERVAL: Duration = Duration::from_millis(10);
-/// Login and authentication processes are sampled in one of so many rounds: every 20 ms.
-const FRONT_EVERY: u64 = 2;
-/// Login and authentication processes that are sampled.
-const FRONT_PROCESSES: usize = 32;
-/// Sessions that are sampled at once.
+/// Pre-login processes are sampled in one of this many rounds: every 20 ms.
+const PRE_LOGIN_EVERY: u64 = 2;
+/// The most pre-login processes that are sampled.
+const PRE_LOGIN_PROCESSES: usize = 32;
+/// The most sessions that are sampled at once.
 const SESSIONS: usize = 64;
-/// Old samples are removed so often.
+/// The time between two removals of old samples.
 const EXPIRE: Duration = Duration::from_secs(1);
-/// After so long without a master process the log says so, once.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The time without a master process after which that is logged, once.
+const NO_MASTER: Duration = Duration::from_secs(15);
 
 /// What the thread shares with its handle.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) accounts: Mutex<ProcessAccounts>,
+    pub(super) store: Mutex<SampleStore>,
     pub(super) is_stopped: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn accounts(&self) -> MutexGuard<'_, ProcessAccounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn store(&self) -> MutexGuard<'_, SampleStore> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Sampler {
     settings: ProcessAccountingSettings,
     log: LogSource,
     dovecot: DovecotProcesses,
-    front: Vec<SampledFront>,
+    pre_login: Vec<SampledPreLogin>,
     sessions: Vec<SampledSession>,
     shared: Arc<Shared>,
     rounds: u64,
@@ -75,13 +75,13 @@ pub(super) struct Sampler {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SamplerNotice {
     NoMaster,
-    TooManyFront,
+    TooManyPreLogin,
     TooManySessions,
     NoAccess,
 }
 
 #[derive(Debug)]
-struct SampledFront {
+struct SampledPreLogin {
     process: ServerProcessName,
     identity: ProcessIdentity,
     open: OpenProcess,
@@ -112,7 +112,7 @@ impl Sampler {
             settings,
             log,
             dovecot: DovecotProcesses::new(),
-            front: Vec::new(),
+            pre_login: Vec::new(),
             sessions: Vec::new(),
             shared,
             rounds: 0,
@@ -138,13 +138,13 @@ impl Sampler {
         self.rounds += 1;
         self.sample_sessions();
         self.read_log(now);
-        if self.rounds % FRONT_EVERY == 1 {
-            self.sample_front();
+        if self.rounds % PRE_LOGIN_EVERY == 1 {
+            self.sample_pre_login();
             self.scan(now);
         }
         if now >= self.next_expiry {
             self.next_expiry = now + EXPIRE;
-            self.shared.accounts().expire(clock::wall());
+            self.shared.store().expire(clock::wall());
         }
     }
 
@@ -154,15 +154,15 @@ impl Sampler {
         if self.sessions.is_empty() {
             return;
         }
-        // Read first, so that who asks waits for no file.
+        // Read before the lock is taken, so that no reader of the store waits for a file.
         let samples: Vec<(u64, Option<UsageSample>)> =
             self.sessions.iter_mut().map(|session| (session.number, session.open.sample().ok())).collect();
-        let mut accounts = self.shared.accounts();
+        let mut store = self.shared.store();
         for (number, sample) in samples {
             if let Some(sample) = sample {
-                accounts.add(number, sample);
+                store.add(number, sample);
             } else {
-                accounts.end(number);
+                store.end(number);
                 self.sessions.retain(|session| session.number != number);
             }
         }
@@ -195,14 +195,15 @@ impl Sampler {
         // A process that serves one session after the other.
         if let Some(at) = self.sessions.iter().position(|session| session.open.pid == pid) {
             let before = self.sessions.swap_remove(at);
-            self.shared.accounts().end(before.number);
+            self.shared.store().end(before.number);
         }
         let Some(login) = login else { return };
         if self.sessions.len() >= SESSIONS {
-            let message =
-                "sessions of the probes' users go on at once: further ones are not accounted; are `users` too many?";
             if self.logged.insert(SamplerNotice::TooManySessions) {
-                warn!(sessions = SESSIONS, "{message}");
+                warn!(
+                    "{SESSIONS} sessions are sampled at once, and further ones are not accounted: limit `users` of \
+                     [server_events] to the probes' users"
+                );
             }
             return;
         }
@@ -226,48 +227,52 @@ impl Sampler {
         }
         let Ok(sample) = open.sample() else { return };
         let identity = identity(&open);
-        let mut accounts = self.shared.accounts();
-        let number = accounts.begin(login, identity);
-        accounts.add(number, sample);
-        drop(accounts);
+        let mut store = self.shared.store();
+        let number = store.begin(login, identity);
+        store.add(number, sample);
+        drop(store);
         self.sessions.push(SampledSession { number, open });
     }
 
     // === Login and authentication processes ===
 
-    fn sample_front(&mut self) {
-        let mut samples = Vec::with_capacity(self.front.len());
-        self.front.retain_mut(|front| {
-            let sample = front.open.sample();
-            samples.extend(sample.as_ref().ok().map(|sample| (front.process, front.identity, *sample)));
+    fn sample_pre_login(&mut self) {
+        let mut samples = Vec::with_capacity(self.pre_login.len());
+        self.pre_login.retain_mut(|pre_login| {
+            let sample = pre_login.open.sample();
+            samples.extend(sample.as_ref().ok().map(|sample| (pre_login.process, pre_login.identity, *sample)));
             sample.is_ok()
         });
-        let mut accounts = self.shared.accounts();
+        let mut store = self.shared.store();
         for (process, identity, sample) in samples {
-            accounts.add_front(process, identity, sample);
+            store.add_pre_login(process, identity, sample);
         }
     }
 
     fn scan(&mut self, now: Instant) {
-        let front = &self.front;
-        let found = self.dovecot.scan(&self.root, now, |pid| front.iter().any(|front| front.open.pid == pid));
+        let pre_login = &self.pre_login;
+        let found =
+            self.dovecot.scan(&self.root, now, |pid| pre_login.iter().any(|pre_login| pre_login.open.pid == pid));
         for (pid, process) in found {
-            if self.front.len() >= FRONT_PROCESSES {
-                let message = "login and authentication processes are sampled, and there are more: the others are not";
-                if self.logged.insert(SamplerNotice::TooManyFront) {
-                    info!(processes = FRONT_PROCESSES, "{message}");
+            if self.pre_login.len() >= PRE_LOGIN_PROCESSES {
+                if self.logged.insert(SamplerNotice::TooManyPreLogin) {
+                    info!(
+                        "Dovecot has more than {PRE_LOGIN_PROCESSES} login and authentication processes: the others \
+                         are not accounted"
+                    );
                 }
                 return;
             }
             // One that has ended since is found no more.
             let Ok(open) = OpenProcess::open(&self.root, pid, false) else { continue };
             if open.stat.name == process.as_str() {
-                self.front.push(SampledFront { process, identity: identity(&open), open });
+                self.pre_login.push(SampledPreLogin { process, identity: identity(&open), open });
             }
         }
         if self.dovecot.has_master() {
             self.logged.remove(&SamplerNotice::NoMaster);
-        } else if now.saturating_duration_since(self.begun) >= PATIENCE && self.logged.insert(SamplerNotice::NoMaster) {
+        } else if now.saturating_duration_since(self.begun) >= NO_MASTER && self.logged.insert(SamplerNotice::NoMaster)
+        {
             warn!("no process of Dovecot is visible, so none is accounted: {}", visibility(&self.root));
         }
     }

@@ -1,7 +1,7 @@
 use std::{fs, io::Write as _, path::PathBuf};
 
 use super::{super::proc_files::fake::FakeProc, *};
-use crate::{plan::Glob, process_accounting::accounts::SessionQuery};
+use crate::{plan::Glob, process_accounting::sample_store::SessionQuery};
 
 const KEEP: Duration = Duration::from_secs(30);
 
@@ -28,8 +28,8 @@ impl Host {
             users: vec![Glob::new("probe*"), Glob::new("canary@example.net")],
             mail_log: MailLog::File(log.clone()),
         };
-        let accounts = Mutex::new(ProcessAccounts::new(KEEP));
-        let shared = Arc::new(Shared { accounts, is_stopped: AtomicBool::new(false) });
+        let store = Mutex::new(SampleStore::new(KEEP));
+        let shared = Arc::new(Shared { store, is_stopped: AtomicBool::new(false) });
         let sampler = Sampler::new(proc.root(), settings, shared);
         Self { proc, log, sampler, now: clock::now(), _directory: directory }
     }
@@ -65,7 +65,7 @@ impl Host {
             begin: SystemTime::UNIX_EPOCH,
             end: clock::wall() + KEEP,
         };
-        let usage = self.sampler.shared.accounts().of_run(&query);
+        let usage = self.sampler.shared.store().of_run(&query);
         let of_process = usage.into_iter().filter(|usage| usage.process == process);
         of_process.map(|usage| usage.samples.iter().map(|sample| sample.cpu.as_millis()).collect()).collect()
     }
@@ -90,7 +90,7 @@ fn a_session_of_a_user_is_sampled_from_its_login_until_its_process_ends() {
     host.rounds(3);
     assert_eq!(host.session("one").unwrap(), [3, 4, 5, 6, 7]);
     assert!(host.sampler.sessions.is_empty());
-    assert!(host.sampler.shared.accounts().ended(clock::wall(), Duration::ZERO).is_some());
+    assert!(host.sampler.shared.store().ended(clock::wall(), Duration::ZERO).is_some());
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn login_and_authentication_processes_are_sampled_all_the_time_and_not_more_than
     host.proc.end(9);
     host.now += Duration::from_secs(60);
     host.rounds(2);
-    assert_eq!(host.sampler.front.len(), FRONT_PROCESSES);
-    assert!(host.sampler.logged.contains(&SamplerNotice::TooManyFront));
+    assert_eq!(host.sampler.pre_login.len(), PRE_LOGIN_PROCESSES);
+    assert!(host.sampler.logged.contains(&SamplerNotice::TooManyPreLogin));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn without_a_dovecot_the_log_says_so_once_and_again_after_one_was_there() {
     host.proc.end(7);
     host.rounds(2);
     assert!(!host.sampler.logged.contains(&SamplerNotice::NoMaster), "it may be about to start");
-    host.now += PATIENCE;
+    host.now += NO_MASTER;
     host.rounds(2);
     assert!(host.sampler.logged.contains(&SamplerNotice::NoMaster));
     host.proc.start(7, "dovecot", 1);

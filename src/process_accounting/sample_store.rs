@@ -1,5 +1,6 @@
-//! What processes used of late: of login and authentication processes, and of the sessions that are accounted. In memory, bounded.
-//! Does no I/O. `sampler` adds; the agent asks when a run has ended.
+//! The latest samples: those of the sessions that are accounted, and those of pre-login processes. These are Dovecot's login
+//! and authentication processes: they serve a connection before it has a process of its own. In memory, bounded. Does no
+//! I/O. Filled by `sampler`, read by the agent when a run has ended.
 
 use std::{
     cmp::Reverse,
@@ -12,9 +13,9 @@ use imaptrace_record::ServerProcessName;
 
 use super::series::{SampleSeries, UsageSample};
 
-/// Samples of all processes, of 64 bytes each: 8 MiB. A process that is idle has two.
+/// The most samples of all processes, of 64 bytes each: 8 MiB. A process that is idle has two.
 const SAMPLES: usize = 128 << 10;
-/// Sessions that are kept, those that have ended included.
+/// The most sessions that are kept, those that have ended included.
 const SESSIONS: usize = 512;
 
 /// Which process it is, and since when.
@@ -28,9 +29,9 @@ pub(super) struct ProcessIdentity {
 
 /// See the module's head.
 #[derive(Debug)]
-pub(super) struct ProcessAccounts {
-    front: Vec<FrontAccount>,
-    sessions: VecDeque<SessionAccount>,
+pub(super) struct SampleStore {
+    pre_login: Vec<PreLoginSamples>,
+    sessions: VecDeque<SessionSamples>,
     samples: usize,
     /// How long samples are kept.
     keep: Duration,
@@ -38,14 +39,14 @@ pub(super) struct ProcessAccounts {
 }
 
 #[derive(Debug)]
-struct FrontAccount {
+struct PreLoginSamples {
     process: ServerProcessName,
     identity: ProcessIdentity,
     series: SampleSeries,
 }
 
 #[derive(Debug)]
-struct SessionAccount {
+struct SessionSamples {
     number: u64,
     login: SessionLogin,
     identity: ProcessIdentity,
@@ -102,9 +103,9 @@ pub struct EndedSession {
     pub processes: Vec<ProcessUsage>,
 }
 
-impl ProcessAccounts {
+impl SampleStore {
     pub(super) fn new(keep: Duration) -> Self {
-        Self { front: Vec::new(), sessions: VecDeque::new(), samples: 0, keep, next: 0 }
+        Self { pre_login: Vec::new(), sessions: VecDeque::new(), samples: 0, keep, next: 0 }
     }
 
     pub(super) fn keep_for(&mut self, keep: Duration) {
@@ -114,19 +115,19 @@ impl ProcessAccounts {
     // === What is sampled ===
 
     /// Adds a sample of a login or authentication process.
-    pub(super) fn add_front(&mut self, process: ServerProcessName, identity: ProcessIdentity, sample: UsageSample) {
-        let known = self.front.iter().position(|account| account.identity.id == identity.id);
+    pub(super) fn add_pre_login(&mut self, process: ServerProcessName, identity: ProcessIdentity, sample: UsageSample) {
+        let known = self.pre_login.iter().position(|process| process.identity.id == identity.id);
         let at = known.unwrap_or_else(|| {
-            self.front.push(FrontAccount { process, identity, series: SampleSeries::default() });
-            self.front.len() - 1
+            self.pre_login.push(PreLoginSamples { process, identity, series: SampleSeries::default() });
+            self.pre_login.len() - 1
         });
-        if let Some(account) = self.front.get_mut(at) {
-            self.samples += usize::from(account.series.push(sample));
+        if let Some(process) = self.pre_login.get_mut(at) {
+            self.samples += usize::from(process.series.push(sample));
         }
         self.shrink();
     }
 
-    /// Begins the account of a session, and returns its number.
+    /// Begins the samples of a session, and returns their number.
     pub(super) fn begin(&mut self, login: SessionLogin, identity: ProcessIdentity) -> u64 {
         if self.sessions.len() >= SESSIONS
             && let Some(oldest) = self.sessions.pop_front()
@@ -136,7 +137,7 @@ impl ProcessAccounts {
         let number = self.next;
         self.next += 1;
         let series = SampleSeries::default();
-        self.sessions.push_back(SessionAccount {
+        self.sessions.push_back(SessionSamples {
             number,
             login,
             identity,
@@ -169,14 +170,14 @@ impl ProcessAccounts {
         for series in self.series() {
             series.remove_before(begin);
         }
-        self.front.retain(|account| is_new(&account.series));
+        self.pre_login.retain(|process| is_new(&process.series));
         self.sessions.retain(|session| !session.ended || is_new(&session.series));
         self.samples = self.series().map(|series| series.len()).sum();
     }
 
     fn series(&mut self) -> impl Iterator<Item = &mut SampleSeries> {
-        let front = self.front.iter_mut().map(|account| &mut account.series);
-        front.chain(self.sessions.iter_mut().map(|session| &mut session.series))
+        let pre_login = self.pre_login.iter_mut().map(|process| &mut process.series);
+        pre_login.chain(self.sessions.iter_mut().map(|session| &mut session.series))
     }
 
     /// Removes the oldest samples of the longest series while there are too many.
@@ -190,7 +191,7 @@ impl ProcessAccounts {
         }
     }
 
-    // === What is asked for ===
+    // === What is read ===
 
     /// The samples for a run: of its session's process, if that is found, and of the processes that take part in logins. None where
     /// nothing shows that its server is on this host.
@@ -201,23 +202,23 @@ impl ProcessAccounts {
         if session.is_none() && !is_local {
             return Vec::new();
         }
-        let mut usage = self.front_between(query.begin, query.end);
+        let mut usage = self.pre_login_between(query.begin, query.end);
         usage.extend(session.and_then(|session| session.usage(query.begin, query.end)));
         usage
     }
 
     /// The session of a run: by its name; if no name is known, by both ends of its connection; if those were not logged, by its
     /// client's address, if no other session began within the run.
-    fn find(&self, query: &SessionQuery) -> Option<&SessionAccount> {
+    fn find(&self, query: &SessionQuery) -> Option<&SessionSamples> {
         let mut sessions = self.sessions.iter();
         if !query.names.is_empty() {
-            let is_named = |session: &&SessionAccount| {
+            let is_named = |session: &&SessionSamples| {
                 session.login.session.as_ref().is_some_and(|name| query.names.contains(name))
             };
             return sessions.find(is_named);
         }
         let ends = query.ends?;
-        let within = |session: &&SessionAccount| session.login.at >= query.begin && session.login.at <= query.end;
+        let within = |session: &&SessionSamples| session.login.at >= query.begin && session.login.at <= query.end;
         let may_be: Vec<_> = sessions
             .filter(within)
             .filter(|session| match session.login.ends {
@@ -235,20 +236,20 @@ impl ProcessAccounts {
     /// The samples of a session of this name, up to now.
     pub(super) fn named(&mut self, name: &str) -> Option<EndedSession> {
         let named =
-            |session: &&mut SessionAccount| !session.is_handed_over && session.login.session.as_deref() == Some(name);
+            |session: &&mut SessionSamples| !session.is_handed_over && session.login.session.as_deref() == Some(name);
         let session = self.sessions.iter_mut().find(named)?;
         session.is_handed_over = true;
         let number = session.number;
         self.handed_over(number)
     }
 
-    /// A session that ended at least `age` ago, and has not been asked for.
+    /// A session that ended at least `age` ago, and has not been handed over.
     pub(super) fn ended(&mut self, now: SystemTime, age: Duration) -> Option<EndedSession> {
-        let is_old = |session: &SessionAccount| {
+        let is_old = |session: &SessionSamples| {
             let last = session.series.last()?.at;
             now.duration_since(last).ok().filter(|since| *since >= age)
         };
-        let old = |session: &&mut SessionAccount| session.ended && !session.is_handed_over && is_old(session).is_some();
+        let old = |session: &&mut SessionSamples| session.ended && !session.is_handed_over && is_old(session).is_some();
         let session = self.sessions.iter_mut().find(old)?;
         session.is_handed_over = true;
         let number = session.number;
@@ -260,17 +261,17 @@ impl ProcessAccounts {
         let (begin, end) = (session.series.first()?.at, session.series.last()?.at);
         // A login is over when its line is there; its connection began some time before.
         let from = session.login.at.checked_sub(self.keep).unwrap_or(SystemTime::UNIX_EPOCH);
-        let mut processes = self.front_between(from, session.login.at);
+        let mut processes = self.pre_login_between(from, session.login.at);
         processes.extend(session.usage(begin, end));
         Some(EndedSession { session: session.login.session.clone(), ends: session.login.ends, processes })
     }
 
     /// Processes that take part in logins, those that used the most first.
-    fn front_between(&self, begin: SystemTime, end: SystemTime) -> Vec<ProcessUsage> {
-        let usage = self.front.iter().filter_map(|account| {
-            let samples = account.series.between(begin, end);
+    fn pre_login_between(&self, begin: SystemTime, end: SystemTime) -> Vec<ProcessUsage> {
+        let usage = self.pre_login.iter().filter_map(|pre_login| {
+            let samples = pre_login.series.between(begin, end);
             let is_within = samples.last()?.at >= begin && samples.first()?.at <= end;
-            let FrontAccount { process, identity, .. } = account;
+            let PreLoginSamples { process, identity, .. } = pre_login;
             let usage = ProcessUsage { process: *process, id: identity.id, started: identity.started, samples };
             is_within.then_some(usage)
         });
@@ -280,7 +281,7 @@ impl ProcessAccounts {
     }
 }
 
-impl SessionAccount {
+impl SessionSamples {
     fn usage(&self, begin: SystemTime, end: SystemTime) -> Option<ProcessUsage> {
         let samples = self.series.between(begin, end);
         let ProcessIdentity { id, started } = self.identity;
