@@ -10,7 +10,7 @@ use std::{
 use imaptrace::{
     diagnosis::diagnose,
     latency::{History, Settings},
-    server_events::{ProcessSample, ReportedEvent, account, assemble, parse},
+    server_events::{ProcessSample, ReportedEvent, add_processes_of_host, assemble, parse},
 };
 use imaptrace_record::{Run, ServerProcessName, ServerText, Timestamp, Verdict};
 use serde::{Deserialize, Deserializer};
@@ -210,7 +210,7 @@ fn seen(run: &Run, server: &RecordedServer, view: View) -> Run {
         let samples: Vec<ProcessSample> = server.samples.iter().chain(&server.front).filter_map(sample).collect();
         if !samples.is_empty() {
             let name = server.events.iter().find_map(|event| event["hostname"].as_str()).unwrap_or("server");
-            account(&mut run, &ServerText::new(name.as_bytes(), ServerText::ID), &samples);
+            add_processes_of_host(&mut run, &ServerText::new(name.as_bytes(), ServerText::ID), &samples);
         }
     }
     run

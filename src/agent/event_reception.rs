@@ -18,7 +18,7 @@ use crate::{
     follow::FileFollower,
     plan::Target,
     process_accounting::ProcessAccounting,
-    server_events::{EventReceiver, EventRelay, EventSink, EventStore},
+    server_events::{EventReceiver, EventRelay, EventSink, EventStore, host_text},
     telemetry::Metrics,
 };
 
@@ -59,13 +59,12 @@ pub(super) async fn start(
     if let Some(accounting) = settings.accounting.clone() {
         let keep = if settings.forward.is_some() { age.max(KEPT) } else { age };
         let accounting = Arc::new(ProcessAccounting::start(accounting, keep).map_err(AgentError::Thread)?);
-        let host = ServerText::new(host_name().as_bytes(), 64);
-        reception.local = Some(LocalProcesses { accounting, host });
+        reception.local = Some(LocalProcesses { accounting, host: host_text(&host_name()) });
     }
     let sink = if let Some(forward) = &settings.forward {
         let forwarder = event_forwarding::start(forward, metrics.clone(), follower).await?;
         let accounting = reception.local.as_ref().map(|local| local.accounting.clone());
-        let relay = EventRelay::new(&settings.senders, metrics, forwarder, accounting, &host_name());
+        let relay = EventRelay::new(&settings.senders, metrics, forwarder, accounting, host_text(&host_name()));
         let relay = Arc::new(relay);
         tasks.spawn(send_ended(relay.clone()));
         info!(to = forward.endpoint, "passing events of mail servers on");

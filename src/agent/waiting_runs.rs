@@ -55,7 +55,7 @@ impl WaitingRuns {
 
     /// When a run that has ended now has waited long enough.
     pub(super) fn until(&self, keys: &RunKeys, now: Instant) -> Instant {
-        if keys.has_session() && self.store.is_worth_waiting(keys) { now + self.wait } else { now }
+        if keys.has_session() && self.store.should_wait(keys) { now + self.wait } else { now }
     }
 
     /// Adds a run, or returns it when no run waits any more.

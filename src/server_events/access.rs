@@ -1,5 +1,5 @@
-//! Who may send: the name and secret of a request, and the address that it comes from. Compares; reads no file. Called by
-//! `receiver`; the agent makes the [`SenderCredentials`] and replaces them when a file has changed.
+//! Authenticates requests: by the name and secret of a request, and the address that it comes from. Compares; reads no file.
+//! Called by `receiver`; the agent makes the [`SenderCredentials`] and replaces them when a file has changed.
 
 use std::{fmt, net::IpAddr};
 
@@ -64,7 +64,7 @@ impl SenderCredentials {
         }
         let pair = Zeroizing::new(BASE64_STANDARD.decode(token.trim()).ok()?);
         let digest: [u8; 32] = Sha256::digest(&pair).into();
-        // All are compared, so that the time tells nothing about which one is close.
+        // All are compared, so that the time does not depend on which one is close.
         let found = self.digests.iter().enumerate().fold(None, |found, (index, known)| {
             let same = known.as_ref().is_some_and(|known| is_same(known, &digest));
             if same { Some(index) } else { found }

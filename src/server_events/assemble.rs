@@ -1,8 +1,8 @@
 //! The events of one session as the record holds them: hosts, spans with their parents, and mails opened, against a run.
 //!
 //! A command's event belongs to the step with its tag, else to the step of the same command at the same time. Events of the
-//! authentication hang under the step of the login: auth client, auth, passdb. What has no place hangs under the root. Pure; called
-//! by the agent with what the store has of a run.
+//! authentication are below the step of the login: auth client, auth, passdb. An event without a place is below the root.
+//! Pure; called by the agent with what the store has of a run.
 
 use std::cmp::Reverse;
 
@@ -88,7 +88,7 @@ fn record(event: &ReportedEvent, name: ServerEventName, host: u32, parent: SpanI
     }
 }
 
-/// The step that an event hangs under.
+/// The step whose span is the parent of an event's.
 fn step_of<'a>(event: &ReportedEvent, name: ServerEventName, offset: i64, run: &'a Run) -> Option<&'a Step> {
     let overlap = |step: &Step| {
         let (begin, end) = client_times(step, run);
@@ -153,7 +153,7 @@ fn set_offset(host: &mut ServerHost, events: &[&ReportedEvent], run: &Run) {
     host.uncertain = host.clock_offset_s.is_none().then_some(true);
 }
 
-/// Hangs lookups under their request, and that under the request of the login process.
+/// Makes a request of the auth process the parent of its lookups, and the request of the login process the parent of that.
 fn nest(spans: &mut [(&ReportedEvent, ServerEvent)]) {
     let outer = |inner: ServerEventName| match inner {
         ServerEventName::AuthPassdbRequestFinished => Some(ServerEventName::AuthRequestFinished),

@@ -10,9 +10,9 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// Connections at once.
+/// The most connections at once.
 pub(super) const CONNECTIONS: usize = 256;
-/// Connections of one peer at once: several servers may be behind one address.
+/// The most connections of one peer at once: several servers may be behind one address.
 pub(super) const CONNECTIONS_OF_A_PEER: usize = 64;
 
 /// The open connections.
@@ -22,8 +22,8 @@ pub(super) struct Connections(Vec<OpenPeer>);
 #[derive(Debug)]
 struct OpenPeer {
     peer: IpAddr,
-    /// Set when it has sent a request of a sender.
-    is_known: Arc<AtomicBool>,
+    /// Set when it has sent a request with the name and secret of a sender.
+    is_authenticated: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
@@ -34,21 +34,21 @@ impl Connections {
         self.0.retain(|open| !open.task.is_finished());
         let of_peer = self.0.iter().filter(|open| open.peer == peer).count();
         if of_peer >= CONNECTIONS_OF_A_PEER {
-            return self.close_unknown(|open| open.peer == peer);
+            return self.close_unauthenticated(|open| open.peer == peer);
         }
-        self.0.len() < CONNECTIONS || self.close_unknown(|_| true)
+        self.0.len() < CONNECTIONS || self.close_unauthenticated(|_| true)
     }
 
-    fn close_unknown(&mut self, is_candidate: impl Fn(&OpenPeer) -> bool) -> bool {
-        let unknown = |open: &OpenPeer| !open.is_known.load(Ordering::Relaxed) && is_candidate(open);
-        let Some(at) = self.0.iter().position(unknown) else { return false };
+    fn close_unauthenticated(&mut self, is_candidate: impl Fn(&OpenPeer) -> bool) -> bool {
+        let unauthenticated = |open: &OpenPeer| !open.is_authenticated.load(Ordering::Relaxed) && is_candidate(open);
+        let Some(at) = self.0.iter().position(unauthenticated) else { return false };
         self.0.remove(at).task.abort();
         true
     }
 
-    /// Adds a connection; `is_known` is set by its task.
-    pub(super) fn add(&mut self, peer: IpAddr, is_known: Arc<AtomicBool>, task: AbortHandle) {
-        self.0.push(OpenPeer { peer, is_known, task });
+    /// Adds a connection; `is_authenticated` is set by its task.
+    pub(super) fn add(&mut self, peer: IpAddr, is_authenticated: Arc<AtomicBool>, task: AbortHandle) {
+        self.0.push(OpenPeer { peer, is_authenticated, task });
     }
 }
 
@@ -62,9 +62,9 @@ mod tests {
         IpAddr::from(std::net::Ipv4Addr::from_bits(0xc000_0200 + u32::try_from(number).unwrap()))
     }
 
-    fn open(connections: &mut Connections, peer: IpAddr, known: bool) -> AbortHandle {
+    fn open(connections: &mut Connections, peer: IpAddr, authenticated: bool) -> AbortHandle {
         let task = tokio::spawn(pending::<()>()).abort_handle();
-        connections.add(peer, Arc::new(AtomicBool::new(known)), task.clone());
+        connections.add(peer, Arc::new(AtomicBool::new(authenticated)), task.clone());
         task
     }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_known_connection_is_never_closed_for_another() {
+    async fn an_authenticated_connection_is_never_closed_for_another() {
         let mut connections = Connections::default();
         for number in 0..CONNECTIONS {
             assert!(connections.make_room(peer(number)));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_unknown_one_goes_of_the_peer_that_has_too_many_or_else_of_all() {
+    async fn the_oldest_unauthenticated_one_is_closed_of_the_peer_that_has_too_many_or_else_of_all() {
         let mut connections = Connections::default();
         let first = open(&mut connections, peer(1), false);
         let other = open(&mut connections, peer(0), false);
@@ -97,7 +97,7 @@ mod tests {
         ended(&other).await;
         assert!(!first.is_finished());
         open(&mut connections, peer(0), true);
-        assert!(!connections.make_room(peer(0)), "all of its connections are known");
+        assert!(!connections.make_room(peer(0)), "all of its connections are authenticated");
         for number in connections.0.len()..CONNECTIONS {
             open(&mut connections, peer(number + 2), true);
         }

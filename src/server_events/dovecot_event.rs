@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer};
 
 /// The longest name of a host that is kept, in bytes.
 const HOST: usize = 64;
-/// The longest reason that is kept, in bytes.
+/// The longest reason for opening a mail that is kept, in bytes.
 const REASON: usize = 64;
-/// The longest session id or tag that is a key.
-const KEY: usize = 128;
+/// The longest session id or tag that is a key, in bytes.
+pub(super) const KEY: usize = 128;
 
 /// One event that is of use for a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,15 @@ impl ConnectionEnds {
         let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
         Self { server: plain(server), client: plain(client) }
     }
+
+    /// The ends by the fields `local_ip`, `local_port`, `remote_ip` and `remote_port` of an event, if all of them are there.
+    pub(super) fn from_fields(
+        server: (Option<IpAddr>, Option<u16>),
+        client: (Option<IpAddr>, Option<u16>),
+    ) -> Option<Self> {
+        let end = |(ip, port): (Option<IpAddr>, Option<u16>)| Some(SocketAddr::new(ip?, port?));
+        Some(Self::new(end(server)?, end(client)?))
+    }
 }
 
 impl ReportedEvent {
@@ -104,6 +113,11 @@ impl ReportedEvent {
     }
 }
 
+/// The name of a mail server's host as the record has it: printable, at most 64 bytes.
+pub fn host_text(name: &str) -> ServerText {
+    ServerText::new(name.as_bytes(), HOST)
+}
+
 /// Reads an event; none when it is no JSON object of an event that is of use for a run.
 pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
     let event: JsonEvent = serde_json::from_slice(body).ok()?;
@@ -113,20 +127,17 @@ pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
     };
     let fields = event.fields;
     let key = |text: Option<String>| text.filter(|text| !text.is_empty() && text.len() <= KEY);
-    let end = |ip: Option<IpAddr>, port: Option<u16>| ip.zip(port).map(|(ip, port)| SocketAddr::new(ip, port));
-    let server = end(fields.local_ip, fields.local_port);
-    let client = end(fields.remote_ip, fields.remote_port);
     let micros = |micros: Option<u64>| micros.map(Seconds::from_micros);
     let answer = |text: &str| matches!(text, "yes" | "ok" | "true");
     Some(ReportedEvent {
         what,
-        host: ServerText::new(event.hostname.unwrap_or_default().as_bytes(), HOST),
+        host: host_text(&event.hostname.unwrap_or_default()),
         started_at: event.start_time.0,
         ended_at: event.end_time.0,
         reported: micros(fields.duration),
         session: key(fields.session),
         tag: key(fields.cmd_tag),
-        ends: server.zip(client).map(|(server, client)| ConnectionEnds::new(server, client)),
+        ends: ConnectionEnds::from_fields((fields.local_ip, fields.local_port), (fields.remote_ip, fields.remote_port)),
         command: fields.cmd_name.and_then(|name| name.to_ascii_uppercase().parse().ok()),
         status: fields.tagged_reply_state.and_then(|state| state.parse().ok()),
         running: micros(fields.running_usecs),
@@ -150,7 +161,7 @@ struct JsonEvent {
     fields: JsonFields,
 }
 
-/// A field of another type than its own is absent, and spoils no event.
+/// A field of another type than its own counts as absent; the event is used without it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct JsonFields {

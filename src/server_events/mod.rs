@@ -11,15 +11,15 @@
 //! store          events that belong to no finished run yet
 //!   sessions       the events by their sessions, and by which keys these are found
 //!   taken          keys of runs that have taken theirs: what comes now is late
-//!   silence        senders of which nothing comes
-//! run_keys       what the events of a run are recognised by
+//!   silence        senders whose events do not arrive
+//! run_keys       the keys by which events are joined with a run
 //! assemble       the events of a session → the record's `ServerEvents`, against a run
 //!   clock_offset   how far a server's clock is from ours
 //! processes      samples of a server's processes → what each used in each step of a run
 //! process_report the event with which another agent reports such samples
 //! relay          in place of the store: what arrives, and samples of processes, goes to another agent
 //!   forward        its queue
-//!   forwarded_event  the JSON of an event that is passed on
+//!   forwarded_event  the JSON of an event that is forwarded
 //! ```
 //!
 //! Called by the agent, which lets finished runs wait.
@@ -49,10 +49,10 @@ mod samples;
 pub use self::{
     access::{SenderCredentials, TransportSecurity},
     assemble::assemble,
-    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, parse},
+    dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, host_text, parse},
     forward::EventForwarder,
     process_report::{ReportedUsage, add_processes},
-    processes::{ProcessSample, account},
+    processes::{ProcessSample, add_processes_of_host},
     receiver::{EventReceiver, EventSink},
     relay::EventRelay,
     run_keys::RunKeys,

@@ -1,8 +1,9 @@
-//! The one event that is our own: what a process used, by samples. An agent on a mail server sends it to the central one, which
-//! reads it like those of Dovecot, by a closed list of fields (docs/server-events.md). Input is untrusted. Does no I/O.
+//! The one event that is our own: what a process used, by samples. An agent on a mail server sends it to the agent that
+//! probes, which reads it like those of Dovecot, by a closed list of fields (docs/server-events.md). Input is untrusted.
+//! Does no I/O. Written by `relay`, read by `sessions`; the agent adds what was read to the run.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,19 +11,15 @@ use imaptrace_record::{Run, ServerProcessName, ServerText, SignedSeconds, Timest
 use serde::{Deserialize, Serialize};
 
 use super::{
-    dovecot_event::ConnectionEnds,
-    processes::{ProcessSample, account},
+    dovecot_event::{ConnectionEnds, KEY, host_text},
+    processes::{ProcessSample, add_processes_of_host},
 };
 use crate::process_accounting::{ProcessUsage, UsageSample};
 
-/// The event's name.
+/// The name of the event.
 pub(super) const EVENT: &str = "process_samples";
-/// Samples in one event: some 12 kB of the 16 that a receiver takes.
+/// The most samples in one event: some 12 kB of the 16 that a receiver takes.
 const SAMPLES: usize = 250;
-/// The longest name of a host that is kept, in bytes.
-const HOST: usize = 64;
-/// The longest session id that is a key.
-const KEY: usize = 128;
 
 /// What one process of a session used, as another agent reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,12 +131,13 @@ impl ReportedUsage {
             samples.push(sample);
         }
         let started = begin.checked_sub(Duration::from_micros(fields.age_usecs)).unwrap_or(UNIX_EPOCH);
-        let end = |ip: Option<IpAddr>, port: Option<u16>| Some(SocketAddr::new(ip?, port?));
-        let (server, client) = (end(fields.local_ip, fields.local_port), end(fields.remote_ip, fields.remote_port));
         Some(Self {
-            host: ServerText::new(hostname.as_bytes(), HOST),
+            host: host_text(&hostname),
             session: fields.session.filter(|session| !session.is_empty() && session.len() <= KEY),
-            ends: server.zip(client).map(|(server, client)| ConnectionEnds::new(server, client)),
+            ends: ConnectionEnds::from_fields(
+                (fields.local_ip, fields.local_port),
+                (fields.remote_ip, fields.remote_port),
+            ),
             usage: ProcessUsage { process, id: fields.process_id, started, samples },
         })
     }
@@ -151,8 +149,8 @@ impl ReportedUsage {
     }
 }
 
-/// Adds to the record of a run what the processes of its session used, and those of its login: `local` ones on this host, and those
-/// that were reported. After the events, which tell how far each host's clock is from ours.
+/// Adds to the record of a run what the processes of its session used, and those of its login: `local` ones on this host,
+/// and those that were reported. Called after the events were added, which show how far each host's clock is from ours.
 pub fn add_processes(run: &mut Run, local: Option<(&ServerText, Vec<ProcessUsage>)>, reported: Vec<ReportedUsage>) {
     let mut hosts: Vec<(ServerText, Vec<ProcessUsage>)> = Vec::new();
     for ReportedUsage { host, usage, .. } in reported {
@@ -166,7 +164,7 @@ pub fn add_processes(run: &mut Run, local: Option<(&ServerText, Vec<ProcessUsage
     }
     let began = run.started_at.to_system_time();
     if let Some((host, usage)) = local {
-        account(run, host, &process_samples(&usage, began));
+        add_processes_of_host(run, host, &process_samples(&usage, began));
     }
     for (host, usage) in hosts {
         let server = run.server_events.as_ref();
@@ -174,7 +172,7 @@ pub fn add_processes(run: &mut Run, local: Option<(&ServerText, Vec<ProcessUsage
         let offset = known.and_then(|known| known.clock_offset_s).map_or(0, SignedSeconds::as_micros);
         let shift = Duration::from_micros(offset.unsigned_abs());
         let began = if offset < 0 { began.checked_sub(shift) } else { began.checked_add(shift) };
-        account(run, &host, &process_samples(&usage, began.unwrap_or(UNIX_EPOCH)));
+        add_processes_of_host(run, &host, &process_samples(&usage, began.unwrap_or(UNIX_EPOCH)));
     }
 }
 
@@ -223,7 +221,7 @@ mod tests {
             block_wait: Some(millis(n / 10 * 10)),
         };
         ReportedUsage {
-            host: ServerText::new(b"mail01", HOST),
+            host: host_text("mail01"),
             session: Some("u7Trol9hrKt/AAAB".to_owned()),
             ends: Some(ConnectionEnds::new("192.0.2.1:993".parse().unwrap(), "192.0.2.7:50123".parse().unwrap())),
             usage: ProcessUsage {

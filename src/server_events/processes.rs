@@ -15,9 +15,9 @@ use imaptrace_record::{
     SignedSeconds, SpanId, Step, Timestamp,
 };
 
-/// A sample so near to the end of a step stands for it, in microseconds.
+/// A sample stands for the begin or end of a step if it is at most this many microseconds from it.
 const NEAR: i64 = 20_000;
-/// Processes of one name that have figures of the whole session, those with the most time first.
+/// The most processes of one name that have figures of the whole session, those with the most time first.
 const MOST_OF_A_NAME: usize = 8;
 
 /// The counters of a process at one time.
@@ -25,7 +25,7 @@ const MOST_OF_A_NAME: usize = 8;
 pub struct ProcessSample {
     /// When, by the server's clock.
     pub at: Timestamp,
-    /// A number that is this process's alone.
+    /// A number that no other process has.
     pub process_id: u64,
     /// What it is.
     pub process: ServerProcessName,
@@ -37,9 +37,9 @@ pub struct ProcessSample {
     pub block_wait: Option<Duration>,
 }
 
-/// Adds to the record what the processes on `host` used, by samples in any order: those of imap processes of the run's session
-/// alone, and of all processes of the other names.
-pub fn account(run: &mut Run, host: &ServerText, samples: &[ProcessSample]) {
+/// Adds to the record what the processes on `host` used, by samples in any order. Samples of imap processes must be of the
+/// run's session alone; those of the other names are of all sessions.
+pub fn add_processes_of_host(run: &mut Run, host: &ServerText, samples: &[ProcessSample]) {
     let mut server = run.server_events.take().unwrap_or_default();
     let known = server.hosts.iter().position(|known| known.name == *host);
     let at = known.unwrap_or_else(|| {

@@ -45,6 +45,7 @@ use crate::{clock, listener::ListenerThread};
 const BODY_BYTES: usize = 16 << 10;
 /// The largest head of a request: hyper's least number.
 const HEAD_BYTES: usize = 8 << 10;
+/// The most header fields of a request.
 const HEADERS: usize = 32;
 /// From the start of a connection to the head of its first request, the TLS handshake included; and for a body.
 const TIME: Duration = Duration::from_secs(5);
@@ -113,12 +114,12 @@ impl EventReceiver {
         sink: EventSink,
     ) -> io::Result<Self> {
         let events = Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE));
-        let reception = Arc::new(ReceiverContext { settings, credentials, sink, events });
+        let context = Arc::new(ReceiverContext { settings, credentials, sink, events });
         let mut connections = Connections::default();
         let mut handshakes = TokenBucket::new(CONNECTIONS_A_SECOND, CONNECTIONS_AT_ONCE);
         let accepted = move |stream, peer: SocketAddr| {
             if handshakes.take(clock::now()) {
-                admit(stream, peer.ip(), &mut connections, &reception);
+                admit(stream, peer.ip(), &mut connections, &context);
             }
         };
         ListenerThread::start("server-events", listen, accepted).map(Self)
@@ -131,25 +132,25 @@ impl EventReceiver {
 }
 
 /// Serves a new connection, if its address may send and there is room.
-fn admit(stream: TcpStream, peer: IpAddr, connections: &mut Connections, reception: &Arc<ReceiverContext>) {
+fn admit(stream: TcpStream, peer: IpAddr, connections: &mut Connections, context: &Arc<ReceiverContext>) {
     let peer = peer.to_canonical();
-    let may_send = reception.settings.senders.iter().any(|sender| may_send_from(sender, peer));
+    let may_send = context.settings.senders.iter().any(|sender| may_send_from(sender, peer));
     if !may_send || !connections.make_room(peer) {
         return;
     }
-    let is_known = Arc::new(AtomicBool::new(false));
-    let connection = connect(stream, peer, reception.clone(), is_known.clone());
-    connections.add(peer, is_known, tokio::spawn(connection).abort_handle());
+    let is_authenticated = Arc::new(AtomicBool::new(false));
+    let connection = connect(stream, peer, context.clone(), is_authenticated.clone());
+    connections.add(peer, is_authenticated, tokio::spawn(connection).abort_handle());
 }
 
-async fn connect(stream: TcpStream, peer: IpAddr, reception: Arc<ReceiverContext>, is_known: Arc<AtomicBool>) {
-    let tls = reception.credentials.borrow().tls().clone();
+async fn connect(stream: TcpStream, peer: IpAddr, context: Arc<ReceiverContext>, is_authenticated: Arc<AtomicBool>) {
+    let tls = context.credentials.borrow().tls().clone();
     match tls {
-        TransportSecurity::ClearText => serve(stream, peer, reception, is_known).await,
+        TransportSecurity::ClearText => serve(stream, peer, context, is_authenticated).await,
         TransportSecurity::Unready => {}
         TransportSecurity::Tls(acceptor) => {
             if let Ok(Ok(stream)) = timeout(TIME, acceptor.accept(stream)).await {
-                serve(stream, peer, reception, is_known).await;
+                serve(stream, peer, context, is_authenticated).await;
             }
         }
     }
@@ -159,13 +160,13 @@ async fn connect(stream: TcpStream, peer: IpAddr, reception: Arc<ReceiverContext
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: IpAddr,
-    reception: Arc<ReceiverContext>,
-    is_known: Arc<AtomicBool>,
+    context: Arc<ReceiverContext>,
+    is_authenticated: Arc<AtomicBool>,
 ) {
-    let known = is_known.clone();
+    let authenticated = is_authenticated.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (reception, known) = (reception.clone(), known.clone());
-        async move { Ok::<_, Infallible>(respond(receive(request, peer, &reception, &known).await)) }
+        let (context, authenticated) = (context.clone(), authenticated.clone());
+        async move { Ok::<_, Infallible>(respond(receive(request, peer, &context, &authenticated).await)) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -178,44 +179,49 @@ async fn serve(
         _ = &mut connection => return,
         () = sleep(TIME) => {}
     }
-    if is_known.load(Ordering::Relaxed) {
+    if is_authenticated.load(Ordering::Relaxed) {
         drop(connection.await);
     }
 }
 
 /// Reads a request. Returns the status of the response.
-async fn receive<B>(request: Request<B>, peer: IpAddr, reception: &ReceiverContext, is_known: &AtomicBool) -> StatusCode
+async fn receive<B>(
+    request: Request<B>,
+    peer: IpAddr,
+    context: &ReceiverContext,
+    is_authenticated: &AtomicBool,
+) -> StatusCode
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
-    let credentials = reception.credentials.borrow().clone();
-    let sender = credentials.authenticate(&reception.settings.senders, request.headers(), peer);
+    let credentials = context.credentials.borrow().clone();
+    let sender = credentials.authenticate(&context.settings.senders, request.headers(), peer);
     let Some(sender) = sender else {
-        reception.sink.refused(None);
+        context.sink.refused(None);
         return StatusCode::UNAUTHORIZED;
     };
     if request.body().size_hint().lower() > BODY_BYTES as u64 {
-        reception.sink.refused(Some(sender));
+        context.sink.refused(Some(sender));
         return StatusCode::PAYLOAD_TOO_LARGE;
     }
-    is_known.store(true, Ordering::Relaxed);
+    is_authenticated.store(true, Ordering::Relaxed);
     match timeout(TIME, Limited::new(request.into_body(), BODY_BYTES).collect()).await {
         Ok(Ok(body)) => {
             let now = clock::now();
-            if reception.events.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
-                reception.sink.receive(sender, &body.to_bytes(), now);
+            if context.events.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
+                context.sink.receive(sender, &body.to_bytes(), now);
             } else {
-                reception.sink.over_rate(sender);
+                context.sink.over_rate(sender);
             }
             StatusCode::NO_CONTENT
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            reception.sink.refused(Some(sender));
+            context.sink.refused(Some(sender));
             StatusCode::PAYLOAD_TOO_LARGE
         }
         // The peer is gone, or sends too slowly: nothing that it sent is used.
         Ok(Err(_)) | Err(_) => {
-            reception.sink.refused(Some(sender));
+            context.sink.refused(Some(sender));
             StatusCode::NO_CONTENT
         }
     }

@@ -1,5 +1,6 @@
-//! Events that go to another agent: reads each by the closed list of fields, adds what the session's processes used, and queues
-//! it. Filled by `receiver`, in place of the store; the agent has it send what no event asked for.
+//! Events that go to another agent: reads each by the closed list of fields, adds what the session's processes used, and
+//! queues it. Filled by `receiver`, in place of the store; the agent calls it at intervals for sessions whose last event has
+//! not come.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -16,9 +17,9 @@ use crate::{
     telemetry::{Metrics, names::EventOutcome},
 };
 
-/// A session whose last event has not come for this long after its process has ended is reported without.
+/// A session whose last event has not come for this long after its process has ended is reported without that event.
 const LAST_EVENT: Duration = Duration::from_secs(1);
-/// Processes of a session: its own, and those of its login that used the most.
+/// The most processes of a session that are reported: its own, and those of its login that used the most.
 const PROCESSES: usize = 9;
 
 /// See the module's head.
@@ -45,10 +46,10 @@ impl EventRelay {
         metrics: Metrics,
         forwarder: EventForwarder,
         accounting: Option<Arc<ProcessAccounting>>,
-        host: &str,
+        host: ServerText,
     ) -> Self {
         let senders = senders.iter().map(|sender| sender.name.as_str().into()).collect();
-        Self { senders, metrics, forwarder, accounting, host: ServerText::new(host.as_bytes(), 64) }
+        Self { senders, metrics, forwarder, accounting, host }
     }
 
     /// Takes the body of a request of a sender.
@@ -93,13 +94,13 @@ impl EventRelay {
         let logged = session.ends.map(|(server, client)| ConnectionEnds::new(server, client));
         let ends = ends.or(logged);
         if session.session.is_none() && ends.is_none() {
-            // Nothing to join it by.
+            // No key to join it by.
             return;
         }
         // Its own process is the last one.
-        let mut front = session.processes;
-        let own = front.pop();
-        let all = own.into_iter().chain(front).filter(|usage| usage.samples.len() > 1);
+        let mut of_login = session.processes;
+        let own = of_login.pop();
+        let all = own.into_iter().chain(of_login).filter(|usage| usage.samples.len() > 1);
         for usage in all.take(PROCESSES) {
             let report = ReportedUsage { host: self.host.clone(), session: session.session.clone(), ends, usage };
             report.bodies().into_iter().for_each(|body| self.forwarder.send(None, body));

@@ -1,4 +1,4 @@
-//! What the events of a run's session are recognised by. Called by the agent for a finished run; `store` looks events up by it.
+//! The keys by which events are joined with a run. Called by the agent for a finished run; `store` looks events up by it.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ pub struct RunKeys {
     pub(super) ends: Option<ConnectionEnds>,
     /// When it began, at the earliest.
     pub(super) began: Instant,
-    /// A server that sends events has sent some about it.
+    /// A mailbox was opened, so a server that sends events has sent some about this run.
     pub(super) is_reported: bool,
 }
 
@@ -34,7 +34,7 @@ impl RunKeys {
         }
     }
 
-    /// Whether the server may know of its session at all: a connection was opened and a command sent.
+    /// Whether events of its session can exist: a connection was opened and a command sent.
     pub fn has_session(&self) -> bool {
         self.ends.is_some() && !self.tags.is_empty()
     }

@@ -15,16 +15,17 @@ use super::{
     run_keys::RunKeys,
 };
 
-/// Events that are kept of a session: a run has some 12, and one more for each mail that the server opens.
+/// The most events that are kept of a session: a run has some 12, and one more for each mail that the server opens.
 const EVENTS_OF_A_SESSION: usize = 1_024;
-/// Events of opened mails that are kept one by one. Of more, those with the same command and reason are only counted: a `FETCH` of
-/// thousands of mails reports all of them before its own end and before the end of the session, and these need room.
+/// The most events of opened mails that are kept one by one. Of more, those with the same command and reason are only
+/// counted: a `FETCH` of thousands of mails reports all of them before its own end and before the end of the session, and
+/// these need room.
 const MAILS_OF_A_SESSION: usize = 512;
-/// What an event takes that is only counted: its hash, in a set with room to grow.
+/// Bytes of memory of an event that is only counted: its hash, in a set with room to grow.
 const HASH_BYTES: usize = 32;
-/// What the indices take of a session, nearly.
+/// Bytes of memory that a session takes in the indices, nearly.
 const SESSION_BYTES: usize = 512;
-/// What a tag takes in its session and in the index, nearly.
+/// Bytes of memory that a tag takes in its session and in the index, nearly.
 const TAG_BYTES: usize = 128;
 
 /// What one sender has reported about a session.

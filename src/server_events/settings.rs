@@ -11,30 +11,30 @@ use crate::{
 /// The settings of server events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerEventsSettings {
-    /// Where events are received; none: nowhere, and no run waits for events.
+    /// The address on which events are received; without one none are received, and no run waits for events.
     pub listen: Option<SocketAddr>,
-    /// The certificate of the receiver and its chain; without it, it speaks clear text.
+    /// PEM file with the receiver's certificate and its chain; without it the receiver uses no TLS.
     pub cert: Option<PathBuf>,
-    /// Its key.
+    /// PEM file with its key.
     pub key: Option<PathBuf>,
     /// How long a finished run waits for the events of its session.
     pub wait: Duration,
     /// The `service.name` of the spans of servers.
     pub service_name: String,
-    /// Who may send.
+    /// The senders whose events are accepted.
     pub senders: Vec<SenderSettings>,
-    /// Whether the processes of a Dovecot on this host are accounted, and of whom.
+    /// Accounting of the processes of a Dovecot on this host; without it none are sampled.
     pub accounting: Option<ProcessAccountingSettings>,
-    /// To which agent events are passed on; none: they are for the runs of this one.
+    /// The agent to which events are forwarded; without one they are joined with the runs of this agent.
     pub forward: Option<ForwardSettings>,
 }
 
-/// An agent to which events are passed on.
+/// The agent to which events are forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardSettings {
     /// The URL of its receiver.
     pub endpoint: String,
-    /// The user name of the requests; none is the name of this host.
+    /// The user name of the requests; without one, the name of this host.
     pub name: Option<String>,
     /// Their password.
     pub secret: SecretSource,
@@ -42,7 +42,7 @@ pub struct ForwardSettings {
     pub ca_file: Option<PathBuf>,
 }
 
-/// Who may send events, and about which targets.
+/// A sender of events, and the targets that it may report about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SenderSettings {
     /// The user name of its requests, and its name in metrics.

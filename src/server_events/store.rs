@@ -24,7 +24,7 @@ use super::{
 };
 use crate::telemetry::{Metrics, names::EventOutcome};
 
-/// The memory of all events.
+/// The most bytes of memory of all events.
 const BYTES: usize = 16 << 20;
 
 /// The store.
@@ -33,7 +33,7 @@ pub struct EventStore {
     metrics: Metrics,
     hasher: RandomState,
     state: Mutex<StoreState>,
-    /// A session has ended.
+    /// Notified when a session has ended.
     session_finished: Notify,
 }
 
@@ -96,7 +96,7 @@ impl EventStore {
             return self.refused(Some(sender));
         }
         let mut state = self.state();
-        state.silence.heard(sender);
+        state.silence.event_arrived(sender);
         self.expire(&mut state, now);
         let is_taken = |key: &String| state.taken.contains(self.hasher.hash_one(key));
         if keys.session.iter().chain(&keys.tag).any(is_taken) {
@@ -134,8 +134,8 @@ impl EventStore {
         self.senders.iter().any(|sender| sender.may_report(target))
     }
 
-    /// Whether a run is worth a wait: not all senders that may report about its target are silent.
-    pub fn is_worth_waiting(&self, run: &RunKeys) -> bool {
+    /// Whether a run should wait for events: not all senders that may report about its target are silent.
+    pub fn should_wait(&self, run: &RunKeys) -> bool {
         let state = self.state();
         let mut senders = self.senders.iter().enumerate();
         senders.any(|(index, sender)| sender.may_report(&run.target) && !state.silence.is_silent(index))
@@ -176,7 +176,10 @@ impl EventStore {
         }
         let silent = if report.events.is_empty() && run.is_reported {
             let senders = self.senders.iter().enumerate().filter(|(_, sender)| sender.may_report(&run.target));
-            senders.filter(|(index, _)| state.silence.missed(*index)).map(|(_, sender)| &*sender.name).collect()
+            senders
+                .filter(|(index, _)| state.silence.run_without_event(*index))
+                .map(|(_, sender)| &*sender.name)
+                .collect()
         } else {
             Vec::new()
         };

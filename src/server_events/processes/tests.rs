@@ -21,7 +21,7 @@ fn imap(at: i64, cpu: u64, queue: u64) -> ProcessSample {
 
 fn accounted(samples: &[ProcessSample]) -> Vec<ServerProcess> {
     let mut run = run();
-    account(&mut run, &ServerText::new(b"mail01", 64), samples);
+    add_processes_of_host(&mut run, &ServerText::new(b"mail01", 64), samples);
     run.server_events.map_or(Vec::new(), |server| server.processes)
 }
 
@@ -86,7 +86,11 @@ fn the_rest_of_the_running_time_is_storage() {
     let mut run = run();
     let event = crate::server_events::parse(body.as_bytes()).unwrap();
     run.server_events = crate::server_events::assemble(&[event], &run).map(Box::new);
-    account(&mut run, &ServerText::new(b"mail01", 64), &[imap(12_000, 1_000, 500), imap(29_000, 4_000, 2_500)]);
+    add_processes_of_host(
+        &mut run,
+        &ServerText::new(b"mail01", 64),
+        &[imap(12_000, 1_000, 500), imap(29_000, 4_000, 2_500)],
+    );
     let server = run.server_events.unwrap();
     assert_eq!(server.hosts.len(), 1, "events and samples of one host");
     assert_eq!(of_step(&server.processes, SELECT).unwrap().rest_s, Some(Seconds::from_micros(6_000)));

@@ -207,7 +207,7 @@ fn nothing_is_left_of_what_was_taken_or_has_expired() {
 fn a_run_waits_for_its_sender_until_ten_runs_had_none_and_again_after_an_event() {
     let (store, now) = (store(&[("one", &["mail*"]), ("two", &["other"])]), clock::now());
     let run = passed();
-    let waits = || store.is_worth_waiting(&keys(&run, now));
+    let waits = || store.should_wait(&keys(&run, now));
     for _ in 0..10 {
         assert!(waits());
         joined(&store, &run, now);
@@ -226,5 +226,5 @@ fn a_run_that_did_not_log_in_says_nothing_about_its_sender() {
     for _ in 0..20 {
         joined(&store, &failed, now);
     }
-    assert!(store.is_worth_waiting(&keys(&failed, now)));
+    assert!(store.should_wait(&keys(&failed, now)));
 }
