@@ -145,7 +145,7 @@ fn write_accounting(out: &mut String, events: &ServerEventsSettings) -> fmt::Res
 fn write_forwarding(out: &mut String, events: &ServerEventsSettings) -> fmt::Result {
     let Some(forward) = &events.forward else { return Ok(()) };
     let name = forward.name.as_deref().unwrap_or("this host's name");
-    writeln!(out, "  passed on to {} as {name}: secret {}", forward.endpoint, place(&forward.secret))?;
+    writeln!(out, "  forwarded to {} as {name}: secret {}", forward.endpoint, place(&forward.secret))?;
     for fact in named(["roots from", "", ""], [&forward.ca_file, &None, &None]) {
         writeln!(out, "  {fact}")?;
     }

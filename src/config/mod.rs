@@ -52,7 +52,7 @@ use crate::{
 /// A configuration without errors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What is probed; none only where server events are received.
+    /// What is probed; none only where server events are received or forwarded.
     pub targets: Vec<Target>,
     /// Settings of the agent itself.
     pub agent: Agent,
@@ -70,7 +70,7 @@ pub struct Config {
     pub state: StateOptions,
     /// Settings of the status endpoint.
     pub http: Http,
-    /// What mail servers report, and who may.
+    /// How events of mail servers are received, and what becomes of them.
     pub server_events: ServerEventsSettings,
     /// Maintenance windows.
     pub windows: Vec<Maintenance>,

@@ -1,4 +1,5 @@
-//! `forward`, `name`, `secret` and `ca_file` of `[server_events]`: to which agent events are passed on. Called by `server_events`.
+//! `forward`, `name`, `secret` and `ca_file` of `[server_events]`: the agent to which events are forwarded. Called by
+//! `server_events`.
 
 use crate::{
     config::{
@@ -37,10 +38,12 @@ pub(super) fn read(table: &Table<'_>) -> Option<ForwardSettings> {
     Some(ForwardSettings { endpoint: endpoint.url, name, secret: secret?, ca_file })
 }
 
-fn read_name(field: &Field<'_>) -> Option<String> {
+/// A user name of HTTP's basic authentication.
+pub(super) fn read_name(field: &Field<'_>) -> Option<String> {
     let name = field.text()?;
     if name.contains(':') || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        field.error("a user name of HTTP holds neither a colon nor a blank", "take letters, digits and -._");
+        let problem = "a user name of HTTP is ASCII, without a colon and without a blank";
+        field.error(problem, "take letters, digits and -._");
         return None;
     }
     Some(name)

@@ -1,5 +1,5 @@
-//! The tables other than those of targets, one file each; whether the limits suffice (`capacity`), and the number of metric
-//! series (`series`).
+//! The tables other than those of targets, one file each (`forward` and `process_accounting` are parts of `server_events`);
+//! whether the limits suffice (`capacity`), and the number of metric series (`series`).
 
 pub(super) mod agent;
 pub(super) mod capacity;

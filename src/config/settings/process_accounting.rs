@@ -1,5 +1,5 @@
-//! `proc`, `users` and `mail_log` of `[server_events]`: whether the processes of a Dovecot on this host are accounted, and of whom.
-//! Called by `server_events`.
+//! `proc`, `users` and `mail_log` of `[server_events]`: whether the processes of a Dovecot on this host are accounted, and
+//! the users whose sessions are. Called by `server_events`.
 
 use crate::{
     config::sources::readers::{Field, Table},
@@ -19,7 +19,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<ProcessAccountingSettings> {
         return None;
     }
     if !ProcessAccountingSettings::SUPPORTED {
-        table.error("proc", "processes are accounted only on Linux", "take it out");
+        table.error("proc", "processes are accounted only on Linux", "take it out, with users and mail_log");
     }
     if users.is_none() {
         let help = "add users = [\"probe*\"]: the probes' users, as Dovecot logs them";

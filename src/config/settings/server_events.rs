@@ -1,4 +1,5 @@
-//! `[server_events]` and `[[server_events.senders]]`: where mail servers send events, and who may. Called by `load`.
+//! `[server_events]` and `[[server_events.senders]]`: the address that receives events of mail servers, and their senders;
+//! what becomes of the events is in `forward` and `process_accounting`. Called by `load`.
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
@@ -35,7 +36,7 @@ pub(crate) static KEYS: TableKeys = TableKeys::new(
 );
 pub(crate) static SENDER: TableKeys = TableKeys::new("server_events.senders", &["name", "secret", "from", "targets"]);
 
-/// A run must not wait so long that the agent cannot end in time.
+/// The longest `wait`: a run that waits holds back those behind it in the queue.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// `targets`, for the warning of a sender without one, are absent after an error in one of them.
@@ -54,11 +55,11 @@ pub(crate) fn read(table: &Table<'_>, targets: Option<&[Target]>) -> ServerEvent
     };
     if table.has("forward") && targets.is_some_and(|targets| !targets.is_empty()) {
         let help = "take out the targets: another agent probes them, and its runs take the events";
-        table.error("forward", "events are passed on, and are not for the runs of this agent", help);
+        table.error("forward", "events are forwarded, and are not for the runs of this agent", help);
     }
     if table.has("forward") && !table.has("listen") && !table.has("proc") {
         let help = "add listen = \"127.0.0.1:8144\", proc = true, or both";
-        table.error("forward", "there is nothing to pass on", help);
+        table.error("forward", "there is nothing to forward", help);
     }
     match (table.has("cert"), table.has("key")) {
         (true, false) => table.error("cert", "there is no key with it", "add key"),
@@ -97,19 +98,19 @@ fn read_senders(table: &Table<'_>, targets: Option<&[Target]>) -> Vec<SenderSett
     let mut names = HashSet::new();
     let mut senders = Vec::new();
     for sender in table.tables("senders", &SENDER) {
-        let name = sender.required("name", "the sender has no name", "add name = \"…\": it sends it as its user name");
+        if !sender.has("name") {
+            let help = "add name = \"…\": the user name of its requests";
+            sender.error("name", "the sender has no name", help);
+        }
+        let name = sender.read("name", forward::read_name);
         if !sender.has("secret") {
             sender.error("secret", "the sender has no secret", "add secret = { file = \"…\" }");
         }
         let secret = sender.read("secret", account::secret);
         let from = sender.get("from").map(|field| read_networks(&field)).unwrap_or_default();
-        // The other agent knows what its senders report about.
+        // Where events are forwarded, the other agent has the targets of its senders.
         let reported = read_targets(&sender, targets, table.has("forward"));
         let Some(name) = name else { continue };
-        if name.contains(':') || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let help = "take letters, digits and -._";
-            sender.error("name", "a user name of HTTP holds neither a colon nor a blank", help);
-        }
         if !names.insert(name.clone()) {
             sender.error("name", "another sender has the same name", "give each sender a name of its own");
         }
@@ -146,7 +147,7 @@ fn read_targets(sender: &Table<'_>, targets: Option<&[Target]>, forwards: bool) 
         field.error("it is empty", HELP);
     }
     let fits = |target: &Target| globs.iter().any(|glob| glob.matches(&target.name));
-    // An agent without targets passes on what it receives.
+    // An agent without targets forwards what it receives.
     if targets.is_some_and(|targets| !targets.is_empty() && !targets.iter().any(fits)) && !globs.is_empty() {
         field.warn("the sender reports about none of the targets", HELP);
     }
