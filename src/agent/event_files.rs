@@ -1,9 +1,10 @@
 //! The files for the receiver of server events: the secrets of senders, and its certificate and key. They are followed, and a
 //! change applies from the next connection or request on.
 //!
-//! A secret from a variable or a program is read once, at the start. Called by `server_events`.
+//! A secret from a variable or a program is read once, at the start. Called by `event_reception`; `event_forwarding` follows
+//! its files by the same functions.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use futures_util::future::try_join_all;
 use imaptrace_imap::Secret;
@@ -44,14 +45,27 @@ pub(super) async fn begin(settings: &ServerEventsSettings) -> Result<Arc<Followe
 }
 
 /// The present credentials, and each change of them for as long as the future is polled.
-pub(super) fn forward_changes(
+pub(super) fn watch_credentials(
     followed: Arc<FollowedCredentials>,
     settings: &ServerEventsSettings,
 ) -> (watch::Receiver<Arc<SenderCredentials>>, impl Future<Output = ()> + Send + use<>) {
+    let known = followed.known().unwrap_or_else(|_| Arc::new(no_sender(settings)));
+    watch_readable(followed, known)
+}
+
+/// The present value of followed files, and each change that can be used, for as long as the future is polled. Without files
+/// that can be read it stays as it is.
+pub(super) fn watch_readable<T, E>(
+    followed: Arc<Followed<T, E>>,
+    known: Arc<T>,
+) -> (watch::Receiver<Arc<T>>, impl Future<Output = ()> + Send + use<T, E>)
+where
+    T: Send + Sync + 'static,
+    E: fmt::Display + Send + 'static,
+{
     let mut changes = followed.subscribe();
-    let known = followed.known().unwrap_or_else(|_| Arc::new(nobody(settings)));
     let (sender, receiver) = watch::channel(known);
-    let forward = async move {
+    let publish = async move {
         // The follower checks the files as long as this is here.
         let _followed = followed;
         while changes.changed().await.is_ok() {
@@ -61,11 +75,11 @@ pub(super) fn forward_changes(
             }
         }
     };
-    (receiver, forward)
+    (receiver, publish)
 }
 
-/// Before the files have been read: no request is one of a sender.
-fn nobody(settings: &ServerEventsSettings) -> SenderCredentials {
+/// Before the files have been read: no request is authenticated.
+fn no_sender(settings: &ServerEventsSettings) -> SenderCredentials {
     let tls = if settings.cert.is_some() { TransportSecurity::Unready } else { TransportSecurity::ClearText };
     SenderCredentials::new(settings.senders.iter().map(|sender| (sender, None)), tls)
 }
@@ -77,7 +91,7 @@ impl CredentialsSource {
         for (sender, fixed) in self.settings.senders.iter().zip(&self.fixed) {
             let secret = match fixed {
                 Some(secret) => secret.clone(),
-                None => sender.secret.load().await.map_err(secret_problem)?,
+                None => sender.secret.load().await.map_err(|error| secret_problem(error, AgentError::Sender))?,
             };
             digest.update(secret.expose().len().to_be_bytes());
             digest.update(secret.expose());
@@ -99,9 +113,10 @@ impl CredentialsSource {
     }
 }
 
-fn secret_problem(error: SecretError) -> NotRead<AgentError> {
+/// A secret that cannot be read: one that does not answer is read later, any other is wrong.
+pub(super) fn secret_problem(error: SecretError, wrong: fn(SecretError) -> AgentError) -> NotRead<AgentError> {
     match error {
         SecretError::Unanswered(..) => NotRead::Unfinished(error.to_string()),
-        error => NotRead::Wrong(AgentError::Sender(error)),
+        error => NotRead::Wrong(wrong(error)),
     }
 }

@@ -1,27 +1,30 @@
-//! Starts what passes events of mail servers on to the agent that probes, as `forward` of `[server_events]` says. Its secret and
-//! its roots are followed where they are in files; a secret from a variable or a program is read once. Called by `event_reception`.
+//! Starts the forwarding of events of mail servers to the agent that probes (`forward` of `[server_events]`). Its secret and
+//! its roots are followed where they are in files; a secret from a variable or a program is read once. Called by
+//! `event_reception`.
 
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use imaptrace_imap::Secret;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{error::AgentError, otlp_files::secret_file};
+use super::{
+    error::AgentError,
+    event_files::{secret_problem, watch_readable},
+    otlp_files::secret_file,
+};
 use crate::{
     blocking, clock,
     delivery::{Header, PemFiles, Protocol, Signal},
     follow::{FileFollower, Followed, NotRead, Read},
-    secret::SecretError,
     server_events::{EventForwarder, ForwardSettings},
     telemetry::Metrics,
 };
 
 /// Longer than a file system takes that works.
 const READ_TIME: Duration = Duration::from_secs(5);
-/// The largest file of root certificates.
+/// The most bytes of a file of root certificates.
 const LARGEST: u64 = 4 << 20;
 
 struct ForwardSource {
@@ -30,7 +33,7 @@ struct ForwardSource {
     fixed: Option<Secret>,
 }
 
-/// Starts the thread that passes events on. What cannot be used is an error; files that do not answer are read later.
+/// Starts the thread that forwards events. What cannot be used is an error; files that do not answer are read later.
 pub(super) async fn start(
     settings: &ForwardSettings,
     metrics: Metrics,
@@ -49,18 +52,8 @@ pub(super) async fn start(
     follower.add(&files);
     let unready = |why| Signal { unready: Some(why), ..source.signal(Vec::new(), None) };
     let known = files.known().unwrap_or_else(|why| Arc::new(unready(why)));
-    let (sender, receiver) = watch::channel(known);
-    let mut changes = files.subscribe();
-    tokio::spawn(async move {
-        // The follower checks the files as long as this is here.
-        let _files = files;
-        while changes.changed().await.is_ok() {
-            let known = changes.borrow_and_update().clone();
-            if let Ok(known) = known {
-                sender.send_replace(known);
-            }
-        }
-    });
+    let (receiver, changes) = watch_readable(files, known);
+    tokio::spawn(changes);
     EventForwarder::start(receiver, metrics).map_err(AgentError::Thread)
 }
 
@@ -77,10 +70,7 @@ impl ForwardSource {
     async fn load(self: Arc<Self>) -> Result<Read<Signal>, NotRead<AgentError>> {
         let secret = match &self.fixed {
             Some(secret) => secret.clone(),
-            None => self.settings.secret.load().await.map_err(|error| match error {
-                SecretError::Unanswered(..) => NotRead::Unfinished(error.to_string()),
-                error => NotRead::Wrong(AgentError::Forward(error)),
-            })?,
+            None => self.settings.secret.load().await.map_err(|error| secret_problem(error, AgentError::Forward))?,
         };
         let ca = match self.settings.ca_file.clone() {
             None => None,

@@ -22,7 +22,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How long samples are kept at least: an agent that passes them on has no runs, whose time would say.
+/// How long samples are kept at least: an agent that forwards them has no runs, and so no longest run.
 const KEPT: Duration = Duration::from_secs(60);
 /// The time between two checks for sessions that have ended without a last event.
 const ENDED_CHECK: Duration = Duration::from_millis(500);
@@ -67,7 +67,7 @@ pub(super) async fn start(
         let relay = EventRelay::new(&settings.senders, metrics, forwarder, accounting, host_text(&host_name()));
         let relay = Arc::new(relay);
         tasks.spawn(send_ended(relay.clone()));
-        info!(to = forward.endpoint, "passing events of mail servers on");
+        info!(to = forward.endpoint, "forwarding events of mail servers");
         EventSink::Relay(relay)
     } else {
         EventSink::Store(Arc::new(EventStore::new(settings.senders.clone(), metrics, age)))
@@ -75,8 +75,8 @@ pub(super) async fn start(
     let Some(listen) = settings.listen else { return Ok(reception) };
     let files = event_files::begin(settings).await?;
     follower.add(&files);
-    let (credentials, forward) = event_files::forward_changes(files, settings);
-    tokio::spawn(forward);
+    let (credentials, changes) = event_files::watch_credentials(files, settings);
+    tokio::spawn(changes);
     let receiver = EventReceiver::start(listen, settings.clone(), credentials, sink.clone());
     let receiver = receiver.inspect_err(|error| {
         warn!("no events of mail servers are received; probing continues: cannot listen on {listen}: {error}");
@@ -90,7 +90,7 @@ pub(super) async fn start(
     Ok(reception)
 }
 
-/// Passes on what the processes of ended sessions used, if no event asks for it, for as long as it is polled.
+/// Forwards what the processes of ended sessions used, if their last event does not come, for as long as it is polled.
 async fn send_ended(relay: Arc<EventRelay>) {
     loop {
         sleep(ENDED_CHECK).await;

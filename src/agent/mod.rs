@@ -16,7 +16,7 @@
 //! stop, exit                the signals that end the agent; the end of the process, which nothing delays
 //! otlp_files, tls_files     headers and TLS files of the OTLP exporters and of the targets, which are followed
 //! event_reception           receives events of mail servers; event_files: the secrets and TLS files for that
-//! event_forwarding          the secret and roots for passing them on to another agent
+//! event_forwarding          forwards them to another agent: its secret and roots
 //! waiting_runs              finished runs that wait for the events of their sessions
 //! wiring                    delivery and store as the configuration describes them
 //! ```

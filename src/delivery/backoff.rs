@@ -1,6 +1,6 @@
 //! Exponential back-off: the pause before the next attempt at something that failed.
 //!
-//! Does not sleep. Used for exports, for the disk, by [`Replay`](super::Replay), and for events that are passed on.
+//! Does not sleep. Used for exports, for the disk, by [`Replay`](super::Replay), and for events that are forwarded.
 
 use std::time::Duration;
 

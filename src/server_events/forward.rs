@@ -1,8 +1,8 @@
-//! Passes events on to the agent that probes: a queue in memory, and a thread that posts one event after the other.
+//! Forwards events to the agent that probes: a queue in memory, and a thread that posts one event after the other.
 //!
-//! Adding an event never waits. Over the limit the oldest events go, counted as `full`. A receiver that fails is tried again after
-//! 1, 2, 4 … 60 s. Nothing is kept on disk, and nothing for longer than a minute: an event that comes late is of no use. Filled by
-//! `receiver` and by the agent.
+//! Adding an event never waits. Over the limit the oldest events go, counted as `full`. A receiver that fails is tried again
+//! after 1, 2, 4 … 60 s. Nothing is kept on disk, and nothing for longer than a minute: its run no longer waits then. Filled
+//! by `receiver` and by the agent.
 
 use std::{
     collections::VecDeque,
@@ -25,16 +25,16 @@ use crate::{
     telemetry::{Metrics, names::EventOutcome},
 };
 
-/// Bytes of the bodies in the queue: some 8,000 events.
+/// The most bytes of the bodies in the queue: some 8,000 events.
 const BYTES: usize = 8 << 20;
-/// What an event takes beside its body.
+/// Bytes that an event takes beside its body.
 const EVENT_BYTES: usize = 64;
-/// An event that could not be passed on for this long belongs to a run that does not wait any more.
+/// An event that could not be forwarded for this long belongs to a run that does not wait any more.
 const LATE: Duration = Duration::from_secs(60);
-/// At the end, how long the rest of the queue may take.
+/// The time limit for sending the rest of the queue when the agent stops.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Passes events on until it is dropped.
+/// Forwards events until it is dropped.
 pub struct EventForwarder {
     shared: Arc<ForwardShared>,
     stop: Option<oneshot::Sender<()>>,
@@ -54,7 +54,7 @@ struct ForwardQueue {
 }
 
 struct QueuedEvent {
-    /// Who sent it, for the metric.
+    /// Its sender, for the metric; none for samples of this agent.
     sender: Option<Arc<str>>,
     body: Bytes,
     at: Instant,
@@ -148,7 +148,7 @@ impl ForwardShared {
     }
 }
 
-/// Posts events in the order of their arrival, each until it is taken or refused.
+/// Posts events in the order of their arrival, each until it is accepted, refused or too late.
 async fn forward(shared: &ForwardShared, mut receiver: watch::Receiver<Arc<Signal>>) {
     let mut client = connect(&mut receiver);
     let mut backoff = Backoff::default();
@@ -172,21 +172,23 @@ async fn forward(shared: &ForwardShared, mut receiver: watch::Receiver<Arc<Signa
                     shared.count(&event, EventOutcome::Forwarded);
                     backoff = Backoff::default();
                     if problem.take().is_some() {
-                        info!("events of mail servers are passed on again");
+                        info!("events of mail servers are forwarded again");
                     }
                     break;
                 }
                 PostOutcome::Refused(why) => {
                     shared.count(&event, EventOutcome::Rejected);
                     if problem.as_ref() != Some(&why) {
-                        warn!("an event of a mail server was refused: {why}");
+                        warn!("an event of a mail server was refused and dropped: {why}");
                     }
                     problem = Some(why);
                     break;
                 }
                 PostOutcome::Failed(why, requested) => {
                     if problem.as_ref() != Some(&why) {
-                        warn!("events of mail servers cannot be passed on: {why}; the newest are kept in memory");
+                        warn!(
+                            "events of mail servers cannot be forwarded: {why}; the newest are kept in memory for a minute"
+                        );
                     }
                     problem = Some(why);
                     wait(backoff.next_or(requested), &mut receiver).await;
@@ -205,7 +207,7 @@ fn connect(receiver: &mut watch::Receiver<Arc<Signal>>) -> Result<JsonClient, St
 async fn wait(pause: Duration, receiver: &mut watch::Receiver<Arc<Signal>>) {
     tokio::select! {
         () = sleep(pause) => {}
-        // An error when nobody sends new ones any more.
+        // An error when the sender of new ones is gone.
         Ok(()) = receiver.changed() => receiver.mark_changed(),
     }
 }

@@ -1,4 +1,4 @@
-//! The JSON of an event that is passed on: that of Dovecot, with the fields of the closed list alone. Called by `relay`.
+//! The JSON of an event that is forwarded: that of Dovecot, with the fields of the closed list alone. Called by `relay`.
 
 use std::net::IpAddr;
 

@@ -319,7 +319,7 @@ pub enum EventOutcome {
     Rejected,
     /// There was no room for it.
     Full,
-    /// It was passed on to another agent.
+    /// It was forwarded to another agent.
     Forwarded,
 }
 

@@ -43,7 +43,7 @@ fn events_join_runs_by_way_of_an_agent_on_the_mail_server_and_users_do_not_pass_
     own.wait(|inbox| counted(inbox, "dovecot", "forwarded") >= 10 && counted(inbox, "dovecot", "rejected") >= 1);
     let (output, _) = runtime.block_on(stop(probing, Signal::SIGTERM));
     let (passed, log) = runtime.block_on(stop(passing, Signal::SIGTERM));
-    assert_eq!(lines(&log, "passing events of mail servers on").len(), 1, "{passed:?}");
+    assert_eq!(lines(&log, "forwarding events of mail servers").len(), 1, "{passed:?}");
     receiver.look(|inbox| {
         let names: Vec<_> = server_spans(inbox).into_iter().map(|(host, span)| (host, span.name)).collect();
         for name in ["LIST", "SELECT", "LOGOUT", "session"] {
@@ -67,11 +67,11 @@ fn an_agent_that_is_away_is_named_once_and_gets_what_is_new_when_it_is_back() {
     // Probes, and does not listen.
     let mut passing = passing;
     let deaf = runtime.block_on(async { start(&config("")) });
-    runtime.block_on(passing.stderr_line("events of mail servers cannot be passed on"));
+    runtime.block_on(passing.stderr_line("events of mail servers cannot be forwarded"));
     runtime.block_on(stop(deaf, Signal::SIGTERM));
     let probing = runtime.block_on(async { start(&config(&reception(port, "5s"))) });
     receiver.wait(|inbox| server_spans(inbox).iter().any(|(_, span)| span.name == "session"));
     runtime.block_on(stop(probing, Signal::SIGTERM));
     let (_, log) = runtime.block_on(stop(passing, Signal::SIGTERM));
-    assert!(!lines(&log, "events of mail servers are passed on again").is_empty());
+    assert!(!lines(&log, "events of mail servers are forwarded again").is_empty());
 }

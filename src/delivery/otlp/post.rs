@@ -1,5 +1,5 @@
-//! Posts JSON to an HTTP endpoint that is no OTLP receiver: the central agent's, for events of mail servers. One request after the
-//! other, over the connection of [`Transport`](super::transport). Does not retry. Called by `server_events`.
+//! Posts JSON to an HTTP endpoint that is no OTLP receiver: that of another agent, for events of mail servers. One request
+//! after the other, over the connection of [`Transport`](super::transport). Does not retry. Called by `server_events`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub enum PostOutcome {
     Accepted,
     /// It was refused, and would be again: HTTP 400, 413 or 422.
     Refused(String),
-    /// It may be taken later: why not now, and how long the receiver asks to wait.
+    /// It may be taken later: the reason why it was not, and the pause that the receiver requests.
     Failed(String, Option<Duration>),
 }
 
