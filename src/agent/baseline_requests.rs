@@ -30,9 +30,9 @@ const PREFIX: &str = "baseline-accept-";
 const NEW: &str = ".new";
 const REQUEST: &str = ".request";
 const TAKEN: &str = ".taken";
-/// Between two looks at the directory. The command promises five seconds.
+/// The time between two scans of the directory: the documented limit is five seconds.
 const EVERY: Duration = Duration::from_secs(2);
-/// A larger file is no request.
+/// The most bytes of a request.
 const LARGEST: u64 = 4 << 10;
 /// The most that are taken at a time.
 const AT_A_TIME: usize = 64;
@@ -175,7 +175,7 @@ impl BaselineRequests {
             let aside = directory.quarantine(name)?;
             warn!(
                 file = %directory.at(&aside).display(),
-                "what has the name of a request for the baselines is none of the agent's user, and was renamed"
+                "a file with the name of a request for the baselines is no request of the agent's user, and was renamed"
             );
             return Ok(None);
         };
@@ -183,7 +183,7 @@ impl BaselineRequests {
         if series > 0 {
             info!(target, account, series, "the present is taken as usual: `imaptrace baseline accept`");
         } else {
-            warn!(target, account, "nothing has been learned yet that `imaptrace baseline accept` could change");
+            warn!(target, account, "`imaptrace baseline accept` changed nothing: there are no baselines yet");
         }
         let taken = name.strip_suffix(REQUEST).map(|id| format!("{id}{TAKEN}"));
         if let Some(taken) = &taken {

@@ -26,7 +26,7 @@ use crate::{
 
 /// The time limit of each call to the state directory.
 const STATE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a running agent has to take the request; it looks every two seconds.
+/// How long a running agent has to take the request; it scans the directory every two seconds.
 const TAKEN_WITHIN: Duration = Duration::from_secs(6);
 const EVERY: Duration = Duration::from_millis(100);
 /// The most names that an error lists.
@@ -72,7 +72,7 @@ pub(super) async fn accept(args: AcceptArgs, output: &mut Output) -> u8 {
         }
         Err(error) => {
             let help = match error.kind() {
-                io::ErrorKind::NotFound => "start the agent with this configuration first: it has learned nothing yet",
+                io::ErrorKind::NotFound => "start the agent with this configuration first: it has no baselines yet",
                 io::ErrorKind::PermissionDenied => "run this as the agent's user, or as root",
                 _ => "is the disk there, writable, and not full?",
             };
@@ -121,7 +121,7 @@ fn names_of<'a>(what: &str, file: &str, near: Option<&str>, names: impl Iterator
 fn directory(config: &Config) -> Result<&Path, String> {
     config.state.dir.as_deref().ok_or_else(|| {
         "there is no state directory: the baselines are in the agent's memory alone\n  help: restart the agent, which then \
-         learns them anew; or set `dir` in [state]. An agent of systemd has its directory from the unit: give it here too, \
+         computes them anew; or set `dir` in [state]. An agent of systemd has its directory from the unit: give it here too, \
          STATE_DIRECTORY=/var/lib/imaptrace"
             .to_owned()
     })

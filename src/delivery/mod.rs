@@ -131,7 +131,7 @@ impl Delivery {
         self.queue.push(run);
     }
 
-    /// Queues a run of which more may be learnt. Its trace, and those behind it, are not sent before [`Delivery::release`]; it is
+    /// Queues a run that may be replaced. Its trace, and those behind it, are not sent before [`Delivery::release`]; it is
     /// written to the state directory as any other.
     pub fn hold(&self, run: Arc<Run>) -> HeldRun {
         self.queue.push_held(run)

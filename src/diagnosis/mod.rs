@@ -1,13 +1,14 @@
 //! Why a run was slow: the accounting of causes (docs/diagnosis.md).
 //!
-//! What a run took over its usual time is divided among causes. Each rule claims seconds of a step's excess by its evidence; what
-//! is claimed is gone, so that the shares add up to 1 at most. The cause with the most seconds is the verdict, and its share says how
-//! sure it is. A cause is named only where its evidence is in the record: `server` is as far as times of the client alone lead.
+//! What a run took over its usual time is divided among causes. Each rule claims seconds of a step's excess by its evidence;
+//! what is claimed is left to no other rule, so that the shares add up to 1 at most. The cause with the most seconds is the
+//! verdict, and its share is how sure it is. A cause is named only where its evidence is in the record: `server` is as far
+//! as times of the client alone lead.
 //!
 //! ```text
 //! occasion       whether a run gets a verdict
 //! ledger         the excess of each step, and what was claimed of it
-//! server_side    what the server's events and processes say about each step
+//! server_side    what the server's events and processes report about each step
 //! own_machine    imaptrace's own pauses
 //! line           distance, bandwidth, loss
 //! before_login   name, connection, TLS, greeting
@@ -36,7 +37,7 @@ use imaptrace_record::{Cause, ErrorType, Run, RunOutcome, StepName, Verdict};
 
 use self::{conclusion::conclude, ledger::Ledger, occasion::is_due, server_side::ServerSide};
 
-/// Why the run was slow or failed; none when it was neither, or when nothing can be said.
+/// Why the run was slow or failed; none when it was neither, or without anything to divide among causes.
 ///
 /// It has to be compared with its baselines before ([`History::evaluate`](crate::latency::History::evaluate)).
 pub fn diagnose(run: &Run) -> Option<Verdict> {
@@ -64,7 +65,7 @@ pub fn diagnose(run: &Run) -> Option<Verdict> {
     conclude(ledger)
 }
 
-/// A verdict that needs no accounting: the server or this machine has said it.
+/// A verdict that needs no accounting: a response of the server or a fault of this machine is the cause.
 fn certain(run: &Run) -> Option<Verdict> {
     let step = run.failing_step();
     let name = step.map(|step| step.name.clone());

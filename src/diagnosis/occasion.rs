@@ -1,4 +1,5 @@
-//! Whether a run gets a verdict: it was slow, failed by a timeout or a limit, or pauses of imaptrace make its latency doubtful.
+//! Whether a run gets a verdict: it was slow, failed by a timeout or a limit, or pauses of imaptrace make its latency
+//! doubtful. Called by `diagnose`.
 
 use imaptrace_record::{ErrorType, Run, RunOutcome, Seconds};
 
@@ -16,9 +17,9 @@ pub(super) fn is_due(run: &Run) -> bool {
     }
 }
 
-/// A pause of so many usual latencies between the steps makes a latency doubtful in any case …
+/// Pauses between the steps of this many usual latencies make a latency doubtful in any case …
 const MANY: u64 = 2;
-/// … and one of three quarters of it if it is noticed at all.
+/// … and those of three quarters of one, if they are at least this long.
 const NOTICED: Seconds = Seconds::from_micros(75_000);
 
 /// Whether what imaptrace took between the steps makes First Loading Latency doubtful.

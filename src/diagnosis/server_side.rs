@@ -1,4 +1,4 @@
-//! What the server's events and processes say about each step of a run. All times are in seconds.
+//! What the server's events and processes report about each step of a run. All times are in seconds. Read by the rules.
 
 use std::collections::BTreeMap;
 

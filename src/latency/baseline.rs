@@ -63,7 +63,7 @@ impl Baseline {
         self.runs = self.runs.saturating_add(u32::from(counts));
     }
 
-    /// Forgets all but the newest values: they are what is usual, and no shift led there. The day begins again.
+    /// Removes all but the newest values: they are what is usual, and no shift led there. The day begins again.
     pub(super) fn accept(&mut self) {
         let values = self.running.oldest_first();
         self.running = RunningMedian::of(&values[values.len().saturating_sub(PRESENT)..]);

@@ -1,7 +1,7 @@
 //! Which waits of a finished run stay in its record: those of commands that stand out.
 //!
-//! The probe notes the long waits of every command, since nothing tells it which will count as slow. Called by `agent` when the slow
-//! steps are marked, and by `cli` for a single run, which has no history.
+//! The probe notes the long waits of every command, since it has no history that shows which are slow. Called by `agent`
+//! when the slow steps are marked, and by `cli` for a single run, which has no history.
 
 use imaptrace_record::{Run, Step, StepOutcome};
 

@@ -47,7 +47,7 @@ pub struct ServerEvent {
     pub name: ServerEventName,
     /// Its span.
     pub span_id: SpanId,
-    /// The span that it hangs under: that of a step, of another event, or the root.
+    /// Its parent: the span of a step, of another event, or the root.
     pub parent_span_id: SpanId,
     /// When it began, by the server's clock.
     pub started_at: Timestamp,
@@ -111,13 +111,13 @@ pub struct ServerProcess {
 }
 
 impl ServerEvents {
-    /// At most so many events of a run.
+    /// The most events of a run.
     pub const MAX_EVENTS: usize = 64;
-    /// At most so many bytes of JSON of a run's events.
+    /// The most bytes of JSON of a run's events.
     pub const MAX_BYTES: usize = 8_000;
-    /// At most so many reasons of an event.
+    /// The most reasons of an event.
     pub const MAX_REASONS: usize = 8;
-    /// At most so many entries of processes.
+    /// The most entries of processes of a run.
     pub const MAX_PROCESSES: usize = 64;
 
     /// The events of this name, by their start.

@@ -25,7 +25,7 @@ pub struct Verdict {
     /// What supports the first cause, the strongest first, at most [`Verdict::MAX_TEXTS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<String>,
-    /// What speaks against it, or for another cause, at most [`Verdict::MAX_TEXTS`].
+    /// Evidence against it, or for another cause, at most [`Verdict::MAX_TEXTS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub against: Vec<String>,
     /// The usual First Loading Latency that it was compared with.
@@ -40,9 +40,9 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// At most so many texts in each of [`Verdict::evidence`] and [`Verdict::against`].
+    /// The most texts in each of [`Verdict::evidence`] and [`Verdict::against`].
     pub const MAX_TEXTS: usize = 5;
-    /// At most so many bytes of each of them.
+    /// The most bytes of each of them.
     pub const MAX_TEXT_BYTES: usize = 120;
     /// From this share on a cause is certain enough to be named without "probably".
     pub const CERTAIN: f64 = 0.6;
@@ -99,7 +99,7 @@ words! {
         Disk = "disk",
         /// The number of messages in the mailbox.
         MailboxSize = "mailbox_size",
-        /// In the server's commands: disk, lock, CPU or size, which only its events or `/proc` can tell.
+        /// In the server's commands: disk, lock, CPU or size, which only its events or `/proc` can distinguish.
         Server = "server",
         /// Nothing that was measured explains it.
         Unknown = "unknown",

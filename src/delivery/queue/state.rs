@@ -96,7 +96,7 @@ pub(super) struct QueuedRun {
     load: Load,
     arrived: Instant,
     place: Option<SegmentPosition>,
-    /// More may be learnt of it ([`QueueState::release`]): it and all behind it wait.
+    /// It may be replaced ([`QueueState::release`]): it and all behind it wait.
     is_held: bool,
 }
 
@@ -159,7 +159,7 @@ impl QueueState {
         self.next.saturating_sub(1)
     }
 
-    /// A held run is held no longer, and replaced where more was learnt of it. Nothing happens when it has left memory. Returns
+    /// Ends the hold of a run, and replaces it by `run` if that is given. Nothing happens when it has left memory. Returns
     /// how many runs were dropped over the budget, and whether to wake waiting tasks.
     pub(super) fn release(&mut self, number: u64, run: Option<(Arc<Run>, Load)>, budget: usize) -> (u64, bool) {
         let Ok(at) = self.recent.binary_search_by_key(&number, |queued| queued.number) else { return (0, false) };

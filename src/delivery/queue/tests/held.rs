@@ -1,4 +1,4 @@
-//! Runs of which more may be learnt.
+//! Runs that may be replaced.
 
 use super::*;
 
@@ -76,7 +76,7 @@ async fn a_held_run_that_has_left_memory_goes_out_as_it_was_written() {
     written(&queue).await;
     (1..4).for_each(|number| queue.push(named(number)));
     written(&queue).await;
-    // It is the next, and no longer held: what was learnt of it would come too late.
+    // It is the next, and no longer held: what replaces it comes too late.
     queue.release(held, Some(with_more(&named(0))));
     assert_eq!(take(&queue, 4).await, numbers(0..4));
 }
