@@ -3,26 +3,41 @@
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
 
-use crate::plan::RunLimits;
+use crate::{
+    plan::RunLimits,
+    process_accounting::ProcessAccounting,
+    server_events::{EventReceiver, ServerEventsSettings},
+};
 
 /// Files that are open without any run: log, status, delivery, the disk.
 const OWN: u64 = 64;
 /// The most files a run has open: while it connects, two address families in a race, or one and a file with a root certificate.
 const PER_RUN: u64 = 2;
 
-/// The limits reduced to what this process can keep, with a warning if that is less than configured.
-pub(super) fn bounded(limits: RunLimits) -> RunLimits {
+/// The limits reduced to what this process can keep beside what it does for server events, with a warning if that is less than
+/// configured.
+pub(super) fn bounded(limits: RunLimits, server_events: &ServerEventsSettings) -> RunLimits {
     let Ok((open, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return limits };
-    let reduced = within(limits, open);
+    let reserved = reserved(server_events);
+    let reduced = within(limits, open.saturating_sub(reserved));
     if reduced != limits {
         warn!(
             asked = limits.in_flight,
             runs = reduced.in_flight,
             open_files = open,
+            reserved,
             "fewer runs at once than [limits] runs_in_flight: the limit on open files is too low for them (ulimit -n, LimitNOFILE=)"
         );
     }
     reduced
+}
+
+/// The most files that are open for server events. Others decide how many connections there are: without this, senders could take
+/// the files of runs.
+fn reserved(settings: &ServerEventsSettings) -> u64 {
+    let receiver = settings.listen.map_or(0, |_| EventReceiver::CONNECTIONS);
+    let accounting = settings.accounting.as_ref().map_or(0, |_| ProcessAccounting::OPEN_FILES);
+    (receiver + accounting) as u64
 }
 
 fn within(limits: RunLimits, open: u64) -> RunLimits {
@@ -36,7 +51,29 @@ fn within(limits: RunLimits, open: u64) -> RunLimits {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
     use super::*;
+    use crate::process_accounting::{MailLog, ProcessAccountingSettings};
+
+    #[test]
+    fn connections_of_senders_and_files_of_accounted_processes_are_reserved_where_they_are_configured() {
+        let none = ServerEventsSettings::default();
+        let listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let accounting = Some(ProcessAccountingSettings { users: Vec::new(), mail_log: MailLog::Journal });
+        let receives = ServerEventsSettings { listen, ..none.clone() };
+        let accounts = ServerEventsSettings { accounting, ..none.clone() };
+        let both = ServerEventsSettings { listen, ..accounts.clone() };
+        let all = [none, receives, accounts, both].map(|settings| reserved(&settings));
+        assert_eq!(all, [0, 256, 160, 416]);
+        for reserved in all {
+            assert_eq!(
+                within(RunLimits::default(), 1_024 - reserved),
+                RunLimits::default(),
+                "it is enough with {reserved}"
+            );
+        }
+    }
 
     #[test]
     fn no_more_runs_are_in_flight_than_files_can_be_open() {

@@ -205,7 +205,7 @@ async fn run_until(
     });
     tasks.spawn(context.clone().complete_waiting());
     let schedule = Schedule::start(Arc::new(AgentRunner(context.clone())));
-    schedule.apply(slots, descriptors::bounded(config.limits));
+    schedule.apply(slots, descriptors::bounded(config.limits, &config.server_events));
     let (heartbeat, delivering) = (schedule.heartbeat(), context.clone());
     let queue = move || Some(delivering.delivery().as_ref()?.status());
     status.started(HealthSources {

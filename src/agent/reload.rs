@@ -208,7 +208,8 @@ impl Reloader {
         });
         // It fails only after a panic, which has been reported.
         let Ok(config) = shown.await else { return };
-        let limits = descriptors::bounded(config.limits);
+        // What receives events was started as it was configured then.
+        let limits = descriptors::bounded(config.limits, &self.config.server_events);
         // Tables that need a restart keep their values from the start, so that they are reported as long as they differ.
         let mut old = std::mem::replace(&mut self.config, config);
         let old_targets = std::mem::replace(&mut self.targets, Arc::new(target_set));

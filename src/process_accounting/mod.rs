@@ -39,7 +39,7 @@ use std::{
 use self::{
     proc_files::ProcRoot,
     sample_store::SampleStore,
-    sampler::{Sampler, Shared},
+    sampler::{PRE_LOGIN_PROCESSES, SESSIONS, Sampler, Shared},
 };
 pub use self::{
     sample_store::{EndedSession, ProcessUsage, SessionQuery},
@@ -55,6 +55,9 @@ const PROC: &str = "/proc";
 pub struct ProcessAccounting(Arc<Shared>);
 
 impl ProcessAccounting {
+    /// The most files that are open at once, but for the mail log: one of each login process, two of each session.
+    pub const OPEN_FILES: usize = PRE_LOGIN_PROCESSES + 2 * SESSIONS;
+
     /// Starts the thread. Samples are kept for `keep`: the longest run and its wait.
     pub fn start(settings: ProcessAccountingSettings, keep: Duration) -> io::Result<Self> {
         Self::of(Path::new(PROC), settings, keep)

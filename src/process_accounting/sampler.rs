@@ -33,9 +33,9 @@ const SESSION_INTERVAL: Duration = Duration::from_millis(10);
 /// Pre-login processes are sampled in one of this many rounds: every 20 ms.
 const PRE_LOGIN_EVERY: u64 = 2;
 /// The most pre-login processes that are sampled.
-const PRE_LOGIN_PROCESSES: usize = 32;
+pub(super) const PRE_LOGIN_PROCESSES: usize = 32;
 /// The most sessions that are sampled at once.
-const SESSIONS: usize = 64;
+pub(super) const SESSIONS: usize = 64;
 /// The time between two removals of old samples.
 const EXPIRE: Duration = Duration::from_secs(1);
 /// The time without a master process after which that is logged, once.

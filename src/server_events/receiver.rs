@@ -34,7 +34,7 @@ use tokio::{
 use super::{
     ServerEventsSettings,
     access::{SenderCredentials, TransportSecurity, may_send_from},
-    connections::Connections,
+    connections::{CONNECTIONS, Connections},
     rate::TokenBucket,
     relay::EventRelay,
     store::EventStore,
@@ -105,6 +105,9 @@ struct ReceiverContext {
 }
 
 impl EventReceiver {
+    /// The most connections that are open at once.
+    pub const CONNECTIONS: usize = CONNECTIONS;
+
     /// Starts listening on `listen`, and passes the bodies of authenticated requests to `sink`. New credentials are in use from
     /// the next connection and request on.
     pub fn start(
