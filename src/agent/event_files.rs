@@ -1,10 +1,13 @@
-//! The files for the receiver of server events: the secrets of senders, and its certificate and key. They are followed, and a
-//! change applies from the next connection or request on.
+//! Who may send server events, and the files for that: the secrets of senders, and the receiver's certificate and key. The files
+//! are followed, and a change applies from the next connection or request on. So does a reload that changes the senders.
 //!
-//! A secret from a variable or a program is read once, at the start. Called by `event_reception`; `event_forwarding` follows
-//! its files by the same functions.
+//! A secret from a variable or a program is read once, at the start or when its sender is new. Called by `event_reception` and
+//! `reload`.
 
-use std::{fmt, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures_util::future::try_join_all;
 use imaptrace_imap::Secret;
@@ -13,10 +16,10 @@ use tokio::sync::watch;
 
 use super::{error::AgentError, otlp_files::secret_file};
 use crate::{
-    follow::{Followed, NotRead, Read},
+    follow::{FileFollower, Followed, NotRead, Read},
     net::load_server_pair,
     secret::SecretError,
-    server_events::{SenderCredentials, ServerEventsSettings, TransportSecurity},
+    server_events::{SenderCredentials, SenderSettings, ServerEventsSettings, TransportSecurity},
 };
 
 type FollowedCredentials = Followed<SenderCredentials, AgentError>;
@@ -28,54 +31,113 @@ struct CredentialsSource {
     fixed: Vec<Option<Secret>>,
 }
 
-/// Reads the files for the first time. What cannot be used is an error; files that do not answer are read later.
-pub(super) async fn begin(settings: &ServerEventsSettings) -> Result<Arc<FollowedCredentials>, AgentError> {
+/// The senders that may send at present. See the module's head.
+pub(super) struct EventSenders {
+    follower: FileFollower,
+    current: Arc<Mutex<CurrentSenders>>,
+}
+
+struct CurrentSenders {
+    source: Arc<CredentialsSource>,
+    followed: Arc<FollowedCredentials>,
+    credentials: watch::Sender<Arc<SenderCredentials>>,
+}
+
+/// Senders whose files have been read.
+pub(super) struct NextSenders {
+    source: Arc<CredentialsSource>,
+    followed: Arc<FollowedCredentials>,
+}
+
+impl EventSenders {
+    /// Reads the files for the first time. What cannot be used is an error; files that do not answer are read later. The receiver has
+    /// the present credentials.
+    pub(super) async fn start(
+        settings: &ServerEventsSettings,
+        follower: &FileFollower,
+    ) -> Result<(Self, watch::Receiver<Arc<SenderCredentials>>), AgentError> {
+        let NextSenders { source, followed } = read(settings.clone(), None).await?;
+        let (credentials, receiver) = watch::channel(known(&source, &followed));
+        let current = Arc::new(Mutex::new(CurrentSenders { source, followed: followed.clone(), credentials }));
+        let senders = Self { follower: follower.clone(), current };
+        senders.follow(&followed);
+        Ok((senders, receiver))
+    }
+
+    /// Reads the files of these senders; none when they are the present ones. The receiver's certificate and key stay.
+    pub(super) async fn next(&self, senders: &[SenderSettings]) -> Result<Option<NextSenders>, AgentError> {
+        let source = self.current().source.clone();
+        if source.settings.senders == senders {
+            return Ok(None);
+        }
+        let settings = ServerEventsSettings { senders: senders.to_vec(), ..source.settings.clone() };
+        read(settings, Some(&source)).await.map(Some)
+    }
+
+    /// Replaces the present senders by others, all at once.
+    pub(super) fn replace(&self, next: NextSenders) {
+        let NextSenders { source, followed } = next;
+        let mut current = self.current();
+        current.credentials.send_replace(known(&source, &followed));
+        current.source = source;
+        current.followed = followed.clone();
+        drop(current);
+        self.follow(&followed);
+    }
+
+    /// Publishes each change of the files while these are the present senders.
+    fn follow(&self, followed: &Arc<FollowedCredentials>) {
+        // Before the first check, so that no change is missed.
+        let mut changes = followed.subscribe();
+        self.follower.add(followed);
+        // Neither is kept alive: with other senders, and at the end of the agent, no more changes come.
+        let (followed, current) = (Arc::downgrade(followed), Arc::downgrade(&self.current));
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let Ok(known) = changes.borrow_and_update().clone() else { continue };
+                let Some(current) = current.upgrade() else { return };
+                let current = current.lock().unwrap_or_else(PoisonError::into_inner);
+                // Others may have become the present ones between the change and here.
+                if std::ptr::eq(Arc::as_ptr(&current.followed), followed.as_ptr()) {
+                    current.credentials.send_replace(known);
+                }
+            }
+        });
+    }
+
+    fn current(&self) -> MutexGuard<'_, CurrentSenders> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The files with secrets of these senders.
+pub(super) fn secret_files(senders: &[SenderSettings]) -> impl Iterator<Item = PathBuf> {
+    senders.iter().filter_map(|sender| secret_file(&sender.secret))
+}
+
+/// Reads the files. A sender that was known `before` keeps the secret that was read from a variable or a program.
+async fn read(settings: ServerEventsSettings, before: Option<&CredentialsSource>) -> Result<NextSenders, AgentError> {
     let fixed = settings.senders.iter().map(async |sender| match secret_file(&sender.secret) {
         Some(_) => Ok(None),
-        None => sender.secret.load().await.map(Some),
+        None => match before.and_then(|before| before.fixed_secret(sender)) {
+            Some(secret) => Ok(Some(secret)),
+            None => sender.secret.load().await.map(Some),
+        },
     });
     let fixed = try_join_all(fixed).await.map_err(AgentError::Sender)?;
-    let secrets = settings.senders.iter().filter_map(|sender| secret_file(&sender.secret));
-    let mut paths: Vec<_> = secrets.chain(settings.cert.clone()).chain(settings.key.clone()).collect();
+    let tls_files = [&settings.cert, &settings.key].into_iter().flatten().cloned();
+    let mut paths: Vec<_> = secret_files(&settings.senders).chain(tls_files).collect();
     paths.sort();
     paths.dedup();
-    let source = Arc::new(CredentialsSource { settings: settings.clone(), fixed });
+    let source = Arc::new(CredentialsSource { settings, fixed });
     let name = "a file for the receiver of server events".to_owned();
-    FollowedCredentials::begin(name, paths, move || Box::pin(source.clone().load())).await
+    let reader = source.clone();
+    let followed = FollowedCredentials::begin(name, paths, move || Box::pin(reader.clone().load())).await?;
+    Ok(NextSenders { source, followed })
 }
 
-/// The present credentials, and each change of them for as long as the future is polled.
-pub(super) fn watch_credentials(
-    followed: Arc<FollowedCredentials>,
-    settings: &ServerEventsSettings,
-) -> (watch::Receiver<Arc<SenderCredentials>>, impl Future<Output = ()> + Send + use<>) {
-    let known = followed.known().unwrap_or_else(|_| Arc::new(no_sender(settings)));
-    watch_readable(followed, known)
-}
-
-/// The present value of followed files, and each change that can be used, for as long as the future is polled. Without files
-/// that can be read it stays as it is.
-pub(super) fn watch_readable<T, E>(
-    followed: Arc<Followed<T, E>>,
-    known: Arc<T>,
-) -> (watch::Receiver<Arc<T>>, impl Future<Output = ()> + Send + use<T, E>)
-where
-    T: Send + Sync + 'static,
-    E: fmt::Display + Send + 'static,
-{
-    let mut changes = followed.subscribe();
-    let (sender, receiver) = watch::channel(known);
-    let publish = async move {
-        // The follower checks the files as long as this is here.
-        let _followed = followed;
-        while changes.changed().await.is_ok() {
-            let known = changes.borrow_and_update().clone();
-            if let Ok(known) = known {
-                sender.send_replace(known);
-            }
-        }
-    };
-    (receiver, publish)
+fn known(source: &CredentialsSource, followed: &FollowedCredentials) -> Arc<SenderCredentials> {
+    followed.known().unwrap_or_else(|_| Arc::new(no_sender(&source.settings)))
 }
 
 /// Before the files have been read: no request is authenticated.
@@ -85,6 +147,12 @@ fn no_sender(settings: &ServerEventsSettings) -> SenderCredentials {
 }
 
 impl CredentialsSource {
+    /// The secret of this sender, if it is one of these and its secret is in no file.
+    fn fixed_secret(&self, sender: &SenderSettings) -> Option<Secret> {
+        let mut known = self.settings.senders.iter().zip(&self.fixed);
+        known.find(|(known, _)| known.name == sender.name && known.secret == sender.secret)?.1.clone()
+    }
+
     async fn load(self: Arc<Self>) -> Result<Read<SenderCredentials>, NotRead<AgentError>> {
         let mut digest = Sha256::new();
         let mut secrets = Vec::with_capacity(self.fixed.len());

@@ -7,13 +7,10 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use imaptrace_imap::Secret;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{
-    error::AgentError,
-    event_files::{secret_problem, watch_readable},
-    otlp_files::secret_file,
-};
+use super::{error::AgentError, event_files::secret_problem, otlp_files::secret_file};
 use crate::{
     blocking, clock,
     delivery::{Header, PemFiles, Protocol, Signal},
@@ -52,8 +49,18 @@ pub(super) async fn start(
     follower.add(&files);
     let unready = |why| Signal { unready: Some(why), ..source.signal(Vec::new(), None) };
     let known = files.known().unwrap_or_else(|why| Arc::new(unready(why)));
-    let (receiver, changes) = watch_readable(files, known);
-    tokio::spawn(changes);
+    let mut changes = files.subscribe();
+    let (sender, receiver) = watch::channel(known);
+    tokio::spawn(async move {
+        // The follower checks the files as long as this is here.
+        let _files = files;
+        while changes.changed().await.is_ok() {
+            let known = changes.borrow_and_update().clone();
+            if let Ok(known) = known {
+                sender.send_replace(known);
+            }
+        }
+    });
     EventForwarder::start(receiver, metrics).map_err(AgentError::Thread)
 }
 

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{
     error::AgentError,
-    event_files,
+    event_files::EventSenders,
     event_forwarding::{self, host_name},
     run_once::longest,
     waiting_runs::WaitingRuns,
@@ -32,6 +32,8 @@ const ENDED_CHECK: Duration = Duration::from_millis(500);
 pub(super) struct Reception {
     /// Receives until it is dropped.
     pub(super) receiver: Option<EventReceiver>,
+    /// Who may send; none where nothing is received.
+    pub(super) senders: Option<EventSenders>,
     /// Runs that wait for what is received.
     pub(super) waiting: Option<WaitingRuns>,
     /// The processes of a Dovecot on this host.
@@ -64,7 +66,7 @@ pub(super) async fn start(
     let sink = if let Some(forward) = &settings.forward {
         let forwarder = event_forwarding::start(forward, metrics.clone(), follower).await?;
         let accounting = reception.local.as_ref().map(|local| local.accounting.clone());
-        let relay = EventRelay::new(&settings.senders, metrics, forwarder, accounting, host_text(&host_name()));
+        let relay = EventRelay::new(metrics, forwarder, accounting, host_text(&host_name()));
         let relay = Arc::new(relay);
         tasks.spawn(send_ended(relay.clone()));
         info!(to = forward.endpoint, "forwarding events of mail servers");
@@ -73,17 +75,15 @@ pub(super) async fn start(
         EventSink::Store(Arc::new(EventStore::new(settings.senders.clone(), metrics, age)))
     };
     let Some(listen) = settings.listen else { return Ok(reception) };
-    let files = event_files::begin(settings).await?;
-    follower.add(&files);
-    let (credentials, changes) = event_files::watch_credentials(files, settings);
-    tokio::spawn(changes);
-    let receiver = EventReceiver::start(listen, settings.clone(), credentials, sink.clone());
+    let (senders, credentials) = EventSenders::start(settings, follower).await?;
+    let receiver = EventReceiver::start(listen, credentials, sink.clone());
     let receiver = receiver.inspect_err(|error| {
         warn!("no events of mail servers are received; probing continues: cannot listen on {listen}: {error}");
     });
     let Ok(receiver) = receiver else { return Ok(reception) };
     info!(address = %receiver.address(), senders = settings.senders.len(), "receiving events of mail servers");
     reception.receiver = Some(receiver);
+    reception.senders = Some(senders);
     if let EventSink::Store(store) = sink {
         reception.waiting = Some(WaitingRuns::new(store, settings.wait));
     }

@@ -15,7 +15,7 @@
 //! cpu, descriptors, heap    shortage of CPU, the limit on open files, freed memory
 //! stop, exit                the signals that end the agent; the end of the process, which nothing delays
 //! otlp_files, tls_files     headers and TLS files of the OTLP exporters and of the targets, which are followed
-//! event_reception           receives events of mail servers; event_files: the secrets and TLS files for that
+//! event_reception           receives events of mail servers; event_files: the senders, their secrets and TLS files
 //! event_forwarding          forwards them to another agent: its secret and roots
 //! waiting_runs              finished runs that wait for the events of their sessions
 //! wiring                    delivery and store as the configuration describes them
@@ -216,7 +216,7 @@ async fn run_until(
     tasks.spawn(follower.run());
     // The target set contains them.
     config.targets = Vec::new();
-    let reload = Reloader { origin, seen, config, targets: Arc::new(targets), tls_files };
+    let reload = Reloader { origin, seen, config, targets: Arc::new(targets), tls_files, senders: reception.senders };
     tokio::select! {
         biased;
         () = &mut stop => {}

@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use super::{
     bounded_reads::{BoundedReads, ReadError},
     descriptors,
+    event_files::{EventSenders, NextSenders, secret_files},
     event_reception::event_age,
     heap::{self, GiveBack},
     otlp_files,
@@ -33,6 +34,7 @@ use crate::{
     plan::{AddressChoice, Target},
     probe::Prober,
     schedule::{Schedule, Slot},
+    server_events::ServerEventsSettings,
     telemetry::Subject,
 };
 
@@ -61,6 +63,8 @@ pub(super) struct Reloader {
     pub(super) targets: Arc<TargetSet>,
     /// The contents of the targets' TLS files, which are followed separately.
     pub(super) tls_files: Arc<TlsFileSets>,
+    /// Who may send events, if any are received.
+    pub(super) senders: Option<EventSenders>,
 }
 
 /// SIGHUP, caught.
@@ -133,6 +137,13 @@ impl Reloader {
             })?;
             let files = self.tls_files.load(&config.targets).await;
             let files = files.map_err(|error| (vec![error.to_string()], watched(&config.watched, &config.targets)))?;
+            let senders = match &self.senders {
+                Some(known) => known.next(&config.server_events.senders).await.map_err(|error| {
+                    let secrets = secret_files(&config.server_events.senders);
+                    (vec![error.to_string()], config.watched.iter().cloned().chain(secrets).collect())
+                })?,
+                None => None,
+            };
             // With many targets this takes long: it is done where it delays no start.
             let prepare = move || {
                 let (target_set, changes) = before.next(&config.targets, &files);
@@ -143,6 +154,7 @@ impl Reloader {
                     config,
                     target_set,
                     changes,
+                    senders,
                 }
             };
             reads.run(prepare).await.map_err(unread)
@@ -168,7 +180,7 @@ impl Reloader {
     }
 
     async fn apply(&mut self, why: &str, next: PreparedReload, schedule: &Schedule<AccountWork>, context: &RunContext) {
-        let PreparedReload { mut config, target_set, changes, slots, known, in_maintenance } = next;
+        let PreparedReload { mut config, target_set, changes, slots, known, in_maintenance, senders } = next;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
             warn!("{}", warning.to_string().replace("\n  help: ", "; "));
         }
@@ -199,6 +211,14 @@ impl Reloader {
         if let Some(local) = &context.local {
             local.accounting.keep_for(event_age(&config, self.config.server_events.wait));
         }
+        if let (Some(known), Some(next)) = (&self.senders, senders) {
+            // First what their events may join, then who is let in.
+            if let Some(waiting) = &context.waiting {
+                waiting.store.set_senders(config.server_events.senders.clone());
+            }
+            known.replace(next);
+            info!(senders = config.server_events.senders.len(), "the senders of server events have changed");
+        }
         let (status, metrics) = (context.status.clone(), context.metrics.clone());
         let shown = blocking::work(move || {
             status.reloaded(Ok(&config));
@@ -221,6 +241,7 @@ impl Reloader {
         std::mem::swap(&mut new.state, &mut old.state);
         std::mem::swap(&mut new.http, &mut old.http);
         std::mem::swap(&mut new.server_events, &mut old.server_events);
+        std::mem::swap(&mut new.server_events.senders, &mut old.server_events.senders);
         std::mem::swap(&mut new.resource, &mut old.resource);
         schedule.apply_and_drop(slots, limits, (old_targets, old, settings, GiveBack));
         let TargetChanges { added, changed, removed, unchanged } = changes;
@@ -240,6 +261,8 @@ struct PreparedReload {
     config: Config,
     target_set: TargetSet,
     changes: TargetChanges,
+    /// The senders of events, if they have changed.
+    senders: Option<NextSenders>,
     slots: Vec<Slot<AccountWork>>,
     known: KnownSeries,
     in_maintenance: MaintenanceCheck,
@@ -271,8 +294,11 @@ fn known_series(config: &Config, metrics: &config::MetricsOptions) -> KnownSerie
     })
 }
 
-/// The tables whose changes a running agent cannot follow. How times are measured is a setting of each target, and followed.
+/// The tables whose changes a running agent cannot follow. How times are measured is a setting of each target, and followed; the
+/// senders of events are, too.
 fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let server_events =
+        ServerEventsSettings { senders: new.server_events.senders.clone(), ..old.server_events.clone() };
     let same = [
         ("[agent]", old.agent == new.agent && old.resource == new.resource),
         ("[otlp]", old.otlp == new.otlp),
@@ -280,7 +306,7 @@ fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[latency]", old.latency == new.latency),
         ("[state]", old.state == new.state),
         ("[http]", old.http == new.http),
-        ("[server_events]", old.server_events == new.server_events),
+        ("[server_events]", server_events == new.server_events),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(table, _)| table).collect()
 }
@@ -347,6 +373,19 @@ mod tests {
         ] {
             assert_eq!(need_restart(&plain, &load(text)).join(" "), named, "{text}");
         }
+    }
+
+    #[test]
+    fn other_senders_need_no_restart_and_another_address_for_them_does() {
+        let events = |port: u16, sender: &str| {
+            load(&format!(
+                "[server_events]\nlisten = \"127.0.0.1:{port}\"\n[[server_events.senders]]\nname = \"{sender}\"\n\
+                 secret = {{ env = \"X\" }}\ntargets = [\"*\"]\n"
+            ))
+        };
+        let plain = events(8144, "one");
+        assert_eq!(need_restart(&plain, &events(8144, "two")), Vec::<&str>::new());
+        assert_eq!(need_restart(&plain, &events(8145, "two")), ["[server_events]"]);
     }
 
     #[test]

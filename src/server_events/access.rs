@@ -1,7 +1,7 @@
 //! Authenticates requests: by the name and secret of a request, and the address that it comes from. Compares; reads no file.
-//! Called by `receiver`; the agent makes the [`SenderCredentials`] and replaces them when a file has changed.
+//! Called by `receiver`; the agent makes the [`SenderCredentials`] and replaces them when a file or the configuration has changed.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderMap, header::AUTHORIZATION};
@@ -11,12 +11,20 @@ use tokio_native_tls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::SenderSettings;
+use crate::plan::Network;
 
-/// What connections and requests are checked against.
+/// What connections and requests are checked against. One value has all senders, so that a change of several applies at once.
 pub struct SenderCredentials {
-    /// By the position of the sender: the digest of `NAME:SECRET`; none while the secret cannot be read.
-    digests: Vec<Option<[u8; 32]>>,
+    senders: Vec<KnownSender>,
     tls: TransportSecurity,
+}
+
+struct KnownSender {
+    name: Arc<str>,
+    /// The digest of `NAME:SECRET`; none while the secret cannot be read.
+    digest: Option<[u8; 32]>,
+    /// The networks it sends from; empty: any.
+    from: Vec<Network>,
 }
 
 /// What a connection begins with.
@@ -37,25 +45,32 @@ impl fmt::Debug for SenderCredentials {
 }
 
 impl SenderCredentials {
-    /// The credentials of these senders, in their order; a sender without a secret cannot send.
+    /// The credentials of these senders; a sender without a secret cannot send.
     pub fn new<'a>(
         senders: impl Iterator<Item = (&'a SenderSettings, Option<Secret>)>,
         tls: TransportSecurity,
     ) -> Self {
-        let digest = |(sender, secret): (&SenderSettings, Option<Secret>)| {
-            let secret = secret?;
-            let pair = Zeroizing::new(format!("{}:{}", sender.name, secret.expose()));
-            Some(Sha256::digest(pair.as_bytes()).into())
+        let known = |(sender, secret): (&SenderSettings, Option<Secret>)| {
+            let digest = secret.map(|secret| {
+                let pair = Zeroizing::new(format!("{}:{}", sender.name, secret.expose()));
+                Sha256::digest(pair.as_bytes()).into()
+            });
+            KnownSender { name: sender.name.as_str().into(), digest, from: sender.from.clone() }
         };
-        Self { digests: senders.map(digest).collect(), tls }
+        Self { senders: senders.map(known).collect(), tls }
     }
 
     pub(super) fn tls(&self) -> &TransportSecurity {
         &self.tls
     }
 
-    /// The position of the sender whose request has these headers and comes from `peer`.
-    pub(super) fn authenticate(&self, senders: &[SenderSettings], headers: &HeaderMap, peer: IpAddr) -> Option<usize> {
+    /// Whether any sender may send from this address.
+    pub(super) fn is_admitted(&self, peer: IpAddr) -> bool {
+        self.senders.iter().any(|sender| sender.may_send_from(peer))
+    }
+
+    /// The name of the sender whose request has these headers and comes from `peer`.
+    pub(super) fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Arc<str>> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
@@ -65,22 +80,23 @@ impl SenderCredentials {
         let pair = Zeroizing::new(BASE64_STANDARD.decode(token.trim()).ok()?);
         let digest: [u8; 32] = Sha256::digest(&pair).into();
         // All are compared, so that the time does not depend on which one is close.
-        let found = self.digests.iter().enumerate().fold(None, |found, (index, known)| {
-            let same = known.as_ref().is_some_and(|known| is_same(known, &digest));
-            if same { Some(index) } else { found }
+        let found = self.senders.iter().fold(None, |found, sender| {
+            let same = sender.digest.as_ref().is_some_and(|known| is_same(known, &digest));
+            if same { Some(sender) } else { found }
         })?;
-        may_send_from(senders.get(found)?, peer).then_some(found)
+        found.may_send_from(peer).then(|| found.name.clone())
+    }
+}
+
+impl KnownSender {
+    fn may_send_from(&self, peer: IpAddr) -> bool {
+        self.from.is_empty() || self.from.iter().any(|network| network.contains(peer))
     }
 }
 
 /// Whether the two are equal, in a time that depends on neither.
 fn is_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
     one.iter().zip(other).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
-}
-
-/// Whether the sender may send from this address.
-pub(super) fn may_send_from(sender: &SenderSettings, peer: IpAddr) -> bool {
-    sender.from.is_empty() || sender.from.iter().any(|network| network.contains(peer))
 }
 
 #[cfg(test)]
@@ -103,12 +119,12 @@ mod tests {
         SenderCredentials::new(senders().iter().zip(secrets), TransportSecurity::ClearText)
     }
 
-    fn asked(values: &[&str], peer: &str) -> Option<usize> {
+    fn asked(values: &[&str], peer: &str) -> Option<Arc<str>> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(AUTHORIZATION, value.parse().unwrap());
         }
-        credentials().authenticate(&senders(), &headers, peer.parse().unwrap())
+        credentials().authenticate(&headers, peer.parse().unwrap())
     }
 
     fn basic(pair: &str) -> String {
@@ -118,10 +134,10 @@ mod tests {
     #[test]
     fn a_sender_is_known_by_name_secret_and_address() {
         let (one, two) = (basic("one:first"), basic("two:se:cond"));
-        assert_eq!(asked(&[&one], "203.0.113.1"), Some(0));
-        assert_eq!(asked(&[&one.replace("Basic", "basic")], "2001:db8::1"), Some(0));
-        assert_eq!(asked(&[&two], "192.0.2.9"), Some(1));
-        assert_eq!(asked(&[&two], "::ffff:192.0.2.9"), Some(1));
+        assert_eq!(asked(&[&one], "203.0.113.1"), Some("one".into()));
+        assert_eq!(asked(&[&one.replace("Basic", "basic")], "2001:db8::1"), Some("one".into()));
+        assert_eq!(asked(&[&two], "192.0.2.9"), Some("two".into()));
+        assert_eq!(asked(&[&two], "::ffff:192.0.2.9"), Some("two".into()));
         assert_eq!(asked(&[&two], "203.0.113.1"), None);
     }
 

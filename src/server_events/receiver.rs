@@ -32,8 +32,7 @@ use tokio::{
 };
 
 use super::{
-    ServerEventsSettings,
-    access::{SenderCredentials, TransportSecurity, may_send_from},
+    access::{SenderCredentials, TransportSecurity},
     connections::{CONNECTIONS, Connections},
     rate::TokenBucket,
     relay::EventRelay,
@@ -72,7 +71,7 @@ pub enum EventSink {
 }
 
 impl EventSink {
-    fn receive(&self, sender: usize, body: &[u8], now: Instant) {
+    fn receive(&self, sender: &Arc<str>, body: &[u8], now: Instant) {
         match self {
             Self::Store(store) => store.receive(sender, body, now),
             Self::Relay(relay) => relay.receive(sender, body),
@@ -80,7 +79,7 @@ impl EventSink {
     }
 
     /// A request was refused, or its body cannot be used.
-    fn refused(&self, sender: Option<usize>) {
+    fn refused(&self, sender: Option<&str>) {
         match self {
             Self::Store(store) => store.refused(sender),
             Self::Relay(relay) => relay.refused(sender),
@@ -88,7 +87,7 @@ impl EventSink {
     }
 
     /// An event was dropped unread: too many arrive.
-    fn over_rate(&self, sender: usize) {
+    fn over_rate(&self, sender: &str) {
         match self {
             Self::Store(store) => store.over_rate(sender),
             Self::Relay(relay) => relay.over_rate(sender),
@@ -98,7 +97,6 @@ impl EventSink {
 
 /// What all connections use.
 struct ReceiverContext {
-    settings: ServerEventsSettings,
     credentials: watch::Receiver<Arc<SenderCredentials>>,
     sink: EventSink,
     events: Mutex<TokenBucket>,
@@ -112,12 +110,11 @@ impl EventReceiver {
     /// the next connection and request on.
     pub fn start(
         listen: SocketAddr,
-        settings: ServerEventsSettings,
         credentials: watch::Receiver<Arc<SenderCredentials>>,
         sink: EventSink,
     ) -> io::Result<Self> {
         let events = Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE));
-        let context = Arc::new(ReceiverContext { settings, credentials, sink, events });
+        let context = Arc::new(ReceiverContext { credentials, sink, events });
         let mut connections = Connections::default();
         let mut handshakes = TokenBucket::new(CONNECTIONS_A_SECOND, CONNECTIONS_AT_ONCE);
         let accepted = move |stream, peer: SocketAddr| {
@@ -137,7 +134,7 @@ impl EventReceiver {
 /// Serves a new connection, if its address may send and there is room.
 fn admit(stream: TcpStream, peer: IpAddr, connections: &mut Connections, context: &Arc<ReceiverContext>) {
     let peer = peer.to_canonical();
-    let may_send = context.settings.senders.iter().any(|sender| may_send_from(sender, peer));
+    let may_send = context.credentials.borrow().is_admitted(peer);
     if !may_send || !connections.make_room(peer) {
         return;
     }
@@ -198,13 +195,13 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
     let credentials = context.credentials.borrow().clone();
-    let sender = credentials.authenticate(&context.settings.senders, request.headers(), peer);
+    let sender = credentials.authenticate(request.headers(), peer);
     let Some(sender) = sender else {
         context.sink.refused(None);
         return StatusCode::UNAUTHORIZED;
     };
     if request.body().size_hint().lower() > BODY_BYTES as u64 {
-        context.sink.refused(Some(sender));
+        context.sink.refused(Some(&sender));
         return StatusCode::PAYLOAD_TOO_LARGE;
     }
     is_authenticated.store(true, Ordering::Relaxed);
@@ -212,19 +209,19 @@ where
         Ok(Ok(body)) => {
             let now = clock::now();
             if context.events.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
-                context.sink.receive(sender, &body.to_bytes(), now);
+                context.sink.receive(&sender, &body.to_bytes(), now);
             } else {
-                context.sink.over_rate(sender);
+                context.sink.over_rate(&sender);
             }
             StatusCode::NO_CONTENT
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            context.sink.refused(Some(sender));
+            context.sink.refused(Some(&sender));
             StatusCode::PAYLOAD_TOO_LARGE
         }
         // The peer is gone, or sends too slowly: nothing that it sent is used.
         Ok(Err(_)) | Err(_) => {
-            context.sink.refused(Some(sender));
+            context.sink.refused(Some(&sender));
             StatusCode::NO_CONTENT
         }
     }

@@ -7,7 +7,6 @@ use std::{fmt, sync::Arc, time::Duration};
 use imaptrace_record::ServerText;
 
 use super::{
-    SenderSettings,
     dovecot_event::{ConnectionEnds, parse},
     forward::EventForwarder,
     process_report::ReportedUsage,
@@ -24,8 +23,6 @@ const PROCESSES: usize = 9;
 
 /// See the module's head.
 pub struct EventRelay {
-    /// Their names, for the metric.
-    senders: Vec<Arc<str>>,
     metrics: Metrics,
     forwarder: EventForwarder,
     accounting: Option<Arc<ProcessAccounting>>,
@@ -42,19 +39,17 @@ impl fmt::Debug for EventRelay {
 impl EventRelay {
     /// A relay to `forwarder`. What `accounting` has of a session goes with the session's events, as of this `host`.
     pub fn new(
-        senders: &[SenderSettings],
         metrics: Metrics,
         forwarder: EventForwarder,
         accounting: Option<Arc<ProcessAccounting>>,
         host: ServerText,
     ) -> Self {
-        let senders = senders.iter().map(|sender| sender.name.as_str().into()).collect();
-        Self { senders, metrics, forwarder, accounting, host }
+        Self { metrics, forwarder, accounting, host }
     }
 
     /// Takes the body of a request of a sender.
-    pub(super) fn receive(&self, sender: usize, body: &[u8]) {
-        let name = self.senders.get(sender).cloned();
+    pub(super) fn receive(&self, sender: &Arc<str>, body: &[u8]) {
+        let name = Some(sender.clone());
         let Some(event) = parse(body) else {
             // Of an agent on another mail server.
             let Some(usage) = ReportedUsage::parse(body) else { return self.refused(Some(sender)) };
@@ -74,12 +69,12 @@ impl EventRelay {
     }
 
     /// A request was refused, or its body cannot be used.
-    pub(super) fn refused(&self, sender: Option<usize>) {
+    pub(super) fn refused(&self, sender: Option<&str>) {
         self.count(sender, EventOutcome::Rejected);
     }
 
     /// An event was dropped unread: too many arrive.
-    pub(super) fn over_rate(&self, sender: usize) {
+    pub(super) fn over_rate(&self, sender: &str) {
         self.count(Some(sender), EventOutcome::Full);
     }
 
@@ -107,8 +102,7 @@ impl EventRelay {
         }
     }
 
-    fn count(&self, sender: Option<usize>, outcome: EventOutcome) {
-        let sender = sender.and_then(|sender| self.senders.get(sender)).map(AsRef::as_ref);
+    fn count(&self, sender: Option<&str>, outcome: EventOutcome) {
         self.metrics.server_events(sender, outcome, 1);
     }
 }

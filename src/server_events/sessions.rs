@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::Hash,
+    sync::Arc,
     time::Instant,
 };
 
@@ -30,7 +31,7 @@ const TAG_BYTES: usize = 128;
 
 /// What one sender has reported about a session.
 pub(super) struct ReportedSession {
-    pub(super) sender: usize,
+    pub(super) sender: Arc<str>,
     pub(super) session: Option<String>,
     pub(super) events: Vec<ReportedEvent>,
     pub(super) usage: Vec<ReportedUsage>,
@@ -127,13 +128,13 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Adds an event with the hash of its body.
-    pub(super) fn add(&mut self, sender: usize, report: ReportedItem, hash: u64, now: Instant) -> Added {
+    pub(super) fn add(&mut self, sender: &Arc<str>, report: ReportedItem, hash: u64, now: Instant) -> Added {
         let EventKeys { session, tag, ends, finishes } = report.keys();
         let known = session.as_ref().and_then(|session| {
             let ids = self.by_session.get(session)?;
-            ids.iter().copied().find(|id| self.all.get(id).is_some_and(|known| known.sender == sender))
+            ids.iter().copied().find(|id| self.all.get(id).is_some_and(|known| known.sender == *sender))
         });
-        let id = known.unwrap_or_else(|| self.begin(sender, session, now));
+        let id = known.unwrap_or_else(|| self.begin(sender.clone(), session, now));
         let Some(reported) = self.all.get_mut(&id) else { return Added::Full };
         if !reported.seen.insert(hash) {
             return Added::Repeated;
@@ -175,7 +176,7 @@ impl Sessions {
         Added::Kept { finished: finishes }
     }
 
-    fn begin(&mut self, sender: usize, session: Option<String>, now: Instant) -> u64 {
+    fn begin(&mut self, sender: Arc<str>, session: Option<String>, now: Instant) -> u64 {
         let id = self.next;
         self.next += 1;
         if let Some(session) = &session {

@@ -1,34 +1,38 @@
 //! Which senders are silent: none of their events arrived while runs of their targets ended. Called by `store`.
 
+use std::{collections::HashMap, sync::Arc};
+
 /// The number of runs in a row without an event after which a sender is silent.
 const RUNS: u32 = 10;
 
-/// By the position of the sender: runs of its targets since its last event.
-#[derive(Debug)]
-pub(super) struct Silence(Vec<u32>);
+/// By the name of the sender: runs of its targets since its last event, if there was any.
+#[derive(Debug, Default)]
+pub(super) struct Silence(HashMap<Arc<str>, u32>);
 
 impl Silence {
-    pub(super) fn new(senders: usize) -> Self {
-        Self(vec![0; senders])
-    }
-
     /// An event of this sender has arrived.
-    pub(super) fn event_arrived(&mut self, sender: usize) {
-        if let Some(runs) = self.0.get_mut(sender) {
-            *runs = 0;
-        }
+    pub(super) fn event_arrived(&mut self, sender: &str) {
+        self.0.remove(sender);
     }
 
     /// A run of a target of this sender has ended without an event of any sender. Returns whether the sender is silent from
     /// now on.
-    pub(super) fn run_without_event(&mut self, sender: usize) -> bool {
-        let Some(runs) = self.0.get_mut(sender) else { return false };
+    pub(super) fn run_without_event(&mut self, sender: &str) -> bool {
+        let runs = match self.0.get_mut(sender) {
+            Some(runs) => runs,
+            None => self.0.entry(sender.into()).or_default(),
+        };
         *runs = runs.saturating_add(1);
         *runs == RUNS
     }
 
-    pub(super) fn is_silent(&self, sender: usize) -> bool {
+    pub(super) fn is_silent(&self, sender: &str) -> bool {
         self.0.get(sender).is_some_and(|runs| *runs >= RUNS)
+    }
+
+    /// Forgets all senders but these.
+    pub(super) fn retain(&mut self, is_same: impl Fn(&str) -> bool) {
+        self.0.retain(|sender, _| is_same(sender));
     }
 }
 
@@ -38,13 +42,15 @@ mod tests {
 
     #[test]
     fn a_sender_is_silent_after_ten_runs_which_is_returned_once_and_no_longer_after_its_next_event() {
-        let mut silence = Silence::new(2);
-        let times = (0..25).filter(|_| silence.run_without_event(1)).count();
-        assert_eq!((times, silence.is_silent(1), silence.is_silent(0)), (1, true, false));
-        silence.event_arrived(1);
-        assert!(!silence.is_silent(1));
-        assert_eq!((0..9).filter(|_| silence.run_without_event(1)).count(), 0);
-        silence.event_arrived(1);
-        assert_eq!((0..10).filter(|_| silence.run_without_event(1)).count(), 1);
+        let mut silence = Silence::default();
+        let times = (0..25).filter(|_| silence.run_without_event("b")).count();
+        assert_eq!((times, silence.is_silent("b"), silence.is_silent("a")), (1, true, false));
+        silence.event_arrived("b");
+        assert!(!silence.is_silent("b"));
+        assert_eq!((0..9).filter(|_| silence.run_without_event("b")).count(), 0);
+        silence.event_arrived("b");
+        assert_eq!((0..10).filter(|_| silence.run_without_event("b")).count(), 1);
+        silence.retain(|sender| sender != "b");
+        assert!(!silence.is_silent("b"));
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,6 @@ const BYTES: usize = 16 << 20;
 
 /// The store.
 pub struct EventStore {
-    senders: Vec<SenderSettings>,
     metrics: Metrics,
     hasher: RandomState,
     state: Mutex<StoreState>,
@@ -38,6 +37,7 @@ pub struct EventStore {
 }
 
 struct StoreState {
+    senders: Vec<SenderSettings>,
     sessions: Sessions,
     taken: TakenKeys,
     silence: Silence,
@@ -75,10 +75,15 @@ impl EventStore {
     /// An empty store for events of these senders, which counts what becomes of them in `metrics`. Events are kept for `age`: the
     /// longest run and its wait.
     pub fn new(senders: Vec<SenderSettings>, metrics: Metrics, age: Duration) -> Self {
-        let silence = Silence::new(senders.len());
-        let state =
-            StoreState { sessions: Sessions::default(), taken: TakenKeys::default(), silence, age, most_bytes: BYTES };
-        Self { senders, metrics, hasher: RandomState::new(), state: Mutex::new(state), session_finished: Notify::new() }
+        let state = StoreState {
+            senders,
+            sessions: Sessions::default(),
+            taken: TakenKeys::default(),
+            silence: Silence::default(),
+            age,
+            most_bytes: BYTES,
+        };
+        Self { metrics, hasher: RandomState::new(), state: Mutex::new(state), session_finished: Notify::new() }
     }
 
     /// Keeps events for this long from now on.
@@ -86,10 +91,18 @@ impl EventStore {
         self.state().age = age;
     }
 
+    /// Replaces the senders. Events of one that is gone join no run any more; one that has changed is waited for again.
+    pub fn set_senders(&self, senders: Vec<SenderSettings>) {
+        let mut state = self.state();
+        let known = std::mem::replace(&mut state.senders, senders);
+        let StoreState { senders, silence, .. } = &mut *state;
+        silence.retain(|name| known.iter().any(|sender| sender.name == name && senders.contains(sender)));
+    }
+
     // === Events that arrive ===
 
     /// Takes the body of a request of a sender.
-    pub(super) fn receive(&self, sender: usize, body: &[u8], now: Instant) {
+    pub(super) fn receive(&self, sender: &Arc<str>, body: &[u8], now: Instant) {
         let Some(report) = ReportedItem::parse(body) else { return self.refused(Some(sender)) };
         let keys = report.keys();
         if keys.session.is_none() && keys.tag.is_none() && keys.ends.is_none() {
@@ -118,12 +131,12 @@ impl EventStore {
     }
 
     /// A request was refused, or its body cannot be used.
-    pub(super) fn refused(&self, sender: Option<usize>) {
+    pub(super) fn refused(&self, sender: Option<&str>) {
         self.count(sender, EventOutcome::Rejected, 1);
     }
 
     /// An event was dropped unread: too many arrive.
-    pub(super) fn over_rate(&self, sender: usize) {
+    pub(super) fn over_rate(&self, sender: &str) {
         self.count(Some(sender), EventOutcome::Full, 1);
     }
 
@@ -131,20 +144,20 @@ impl EventStore {
 
     /// Whether any sender may report about this target.
     pub fn is_for(&self, target: &str) -> bool {
-        self.senders.iter().any(|sender| sender.may_report(target))
+        self.state().senders.iter().any(|sender| sender.may_report(target))
     }
 
     /// Whether a run should wait for events: not all senders that may report about its target are silent.
     pub fn should_wait(&self, run: &RunKeys) -> bool {
         let state = self.state();
-        let mut senders = self.senders.iter().enumerate();
-        senders.any(|(index, sender)| sender.may_report(&run.target) && !state.silence.is_silent(index))
+        let mut senders = state.senders.iter();
+        senders.any(|sender| sender.may_report(&run.target) && !state.silence.is_silent(&sender.name))
     }
 
     /// Whether the session of this run has ended, as far as its server reports.
     pub fn is_complete(&self, run: &RunKeys) -> bool {
         let state = self.state();
-        let ids = self.of_run(&state, run).0;
+        let ids = of_run(&state, run).0;
         ids.into_iter().filter_map(|id| state.sessions.get(id)).any(|session| session.is_finished)
     }
 
@@ -157,14 +170,14 @@ impl EventStore {
     pub fn take(&self, run: &RunKeys, now: Instant) -> RunReport {
         let mut state = self.state();
         self.expire(&mut state, now);
-        let (own, forged) = self.of_run(&state, run);
+        let (own, forged) = of_run(&state, run);
         for id in forged {
             self.drop_session(&mut state, id, EventOutcome::Rejected);
         }
         let mut report = RunReport::default();
         for id in own {
             let Some(session) = state.sessions.remove(id) else { continue };
-            self.count(Some(session.sender), EventOutcome::Joined, session.count());
+            self.count(Some(&session.sender), EventOutcome::Joined, session.count());
             if let Some(name) = &session.session {
                 state.taken.add(self.hasher.hash_one(name), now);
             }
@@ -175,11 +188,9 @@ impl EventStore {
             state.taken.add(self.hasher.hash_one(tag), now);
         }
         let silent = if report.events.is_empty() && run.is_reported {
-            let senders = self.senders.iter().enumerate().filter(|(_, sender)| sender.may_report(&run.target));
-            senders
-                .filter(|(index, _)| state.silence.run_without_event(*index))
-                .map(|(_, sender)| &*sender.name)
-                .collect()
+            let StoreState { senders, silence, .. } = &mut *state;
+            let senders = senders.iter().filter(|sender| sender.may_report(&run.target));
+            senders.filter(|sender| silence.run_without_event(&sender.name)).map(|sender| sender.name.clone()).collect()
         } else {
             Vec::new()
         };
@@ -192,20 +203,6 @@ impl EventStore {
             );
         }
         report
-    }
-
-    /// The sessions of a run, and those with one of its tags whose sender may not report about its target.
-    fn of_run(&self, state: &StoreState, run: &RunKeys) -> (BTreeSet<u64>, BTreeSet<u64>) {
-        let may = |id: &u64| {
-            let sender = state.sessions.get(*id).and_then(|session| self.senders.get(session.sender));
-            sender.is_some_and(|sender| sender.may_report(&run.target))
-        };
-        let (mut own, forged): (BTreeSet<u64>, BTreeSet<u64>) = state.sessions.with_tag(run).into_iter().partition(may);
-        own.extend(state.sessions.over_connection(run).filter(may));
-        let sessions = own.iter().filter_map(|id| state.sessions.get(*id)?.session.as_deref());
-        let beside: Vec<_> = sessions.flat_map(|session| state.sessions.named(session)).filter(may).collect();
-        own.extend(beside);
-        (own, forged)
     }
 
     // === Events that leave ===
@@ -222,18 +219,30 @@ impl EventStore {
 
     fn drop_session(&self, state: &mut StoreState, id: u64, outcome: EventOutcome) {
         if let Some(session) = state.sessions.remove(id) {
-            self.count(Some(session.sender), outcome, session.count());
+            self.count(Some(&session.sender), outcome, session.count());
         }
     }
 
-    fn count(&self, sender: Option<usize>, outcome: EventOutcome, events: usize) {
-        let sender = sender.and_then(|sender| self.senders.get(sender)).map(|sender| sender.name.as_str());
+    fn count(&self, sender: Option<&str>, outcome: EventOutcome, events: usize) {
         self.metrics.server_events(sender, outcome, events as u64);
     }
 
     fn state(&self) -> MutexGuard<'_, StoreState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The sessions of a run, and those with one of its tags whose sender may not report about its target.
+fn of_run(state: &StoreState, run: &RunKeys) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let may_report =
+        |name: &str| state.senders.iter().any(|sender| sender.name == name && sender.may_report(&run.target));
+    let may = |id: &u64| state.sessions.get(*id).is_some_and(|session| may_report(&session.sender));
+    let (mut own, forged): (BTreeSet<u64>, BTreeSet<u64>) = state.sessions.with_tag(run).into_iter().partition(may);
+    own.extend(state.sessions.over_connection(run).filter(may));
+    let sessions = own.iter().filter_map(|id| state.sessions.get(*id)?.session.as_deref());
+    let beside: Vec<_> = sessions.flat_map(|session| state.sessions.named(session)).filter(may).collect();
+    own.extend(beside);
+    (own, forged)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod configuration;
 mod defects;
 mod delivery;
 mod demo;
+mod event_senders;
 mod failures;
 mod following;
 mod forwarding;

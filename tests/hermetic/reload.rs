@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// Writes a configuration in one piece, as careful hands do.
-fn write(home: &Path, config: &str) {
+pub(crate) fn write(home: &Path, config: &str) {
     let beside = home.join("new.toml");
     fs::write(&beside, crate::agent::whole(config)).unwrap();
     fs::rename(beside, home.join("imaptrace.toml")).unwrap();
 }
 
 /// Has it read another configuration, and waits until it says that it did.
-async fn reload(agent: &mut Running, config: &str) -> String {
+pub(crate) async fn reload(agent: &mut Running, config: &str) -> String {
     write(agent.home(), config);
     agent.signal(Signal::SIGHUP);
     agent.stderr_line("configuration reloaded").await

@@ -8,10 +8,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use nix::sys::signal::Signal;
-use opentelemetry_proto::tonic::{
-    metrics::v1::{metric::Data, number_data_point::Value as Number},
-    trace::v1::{ResourceSpans, Span, span::SpanKind},
-};
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -22,7 +19,7 @@ use tokio::{
 use crate::{
     agent::{PASSWORD, lines, otlp, roots, runtime, start, stop, target, value},
     support::{
-        otlp::{Inbox, Receiver, attribute},
+        otlp::{Inbox, Receiver},
         program::free_port,
     },
 };
@@ -120,21 +117,24 @@ pub(crate) fn events(host: &str, session: &Session) -> Vec<Value> {
 /// Sends requests over one connection, and returns the status of each response.
 pub(crate) async fn post(receiver: SocketAddr, pair: &str, bodies: &[String]) -> Vec<u16> {
     let mut stream = BufReader::new(TcpStream::connect(receiver).await.unwrap());
-    let pair = BASE64_STANDARD.encode(pair);
     let mut codes = Vec::new();
     for body in bodies {
-        let head = format!(
-            "POST /dovecot HTTP/1.1\r\nHost: agent\r\nAuthorization: Basic {pair}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
-            break;
-        }
-        let mut line = String::new();
-        while stream.read_line(&mut line).await.is_ok_and(|length| length > 2) {}
-        codes.extend(line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok()));
+        codes.extend(request(&mut stream, pair, body).await);
     }
     codes
+}
+
+/// Sends one request, and returns the status of its response; none if the connection is closed.
+pub(crate) async fn request(stream: &mut BufReader<TcpStream>, pair: &str, body: &str) -> Option<u16> {
+    let pair = BASE64_STANDARD.encode(pair);
+    let head = format!(
+        "POST /dovecot HTTP/1.1\r\nHost: agent\r\nAuthorization: Basic {pair}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await.ok()?;
+    let mut response = String::new();
+    while stream.read_line(&mut response).await.is_ok_and(|length| length > 2) {}
+    response.split(' ').nth(1)?.parse().ok()
 }
 
 pub(crate) fn texts(events: &[Value]) -> Vec<String> {
@@ -152,33 +152,14 @@ pub(crate) fn reception(port: u16, wait: &str) -> String {
     format!("[server_events]\nlisten = \"127.0.0.1:{port}\"\nwait = \"{wait}\"\n{}", senders.concat())
 }
 
-fn service(resource: &ResourceSpans, key: &str) -> String {
-    attribute(&resource.resource.as_ref().unwrap().attributes, key).unwrap_or_default()
-}
-
 /// The spans of servers, each with its host.
 pub(crate) fn server_spans(inbox: &Inbox) -> Vec<(String, Span)> {
-    let resources = inbox.traces.iter().flat_map(|got| &got.body.resource_spans);
-    let servers = resources.filter(|resource| service(resource, "service.name") == "dovecot");
-    let spans = servers.flat_map(|resource| {
-        let host = service(resource, "host.name");
-        resource.scope_spans.iter().flat_map(|scope| &scope.spans).map(move |span| (host.clone(), span.clone()))
-    });
-    spans.collect()
+    inbox.server_spans()
 }
 
 /// Events by sender and outcome.
 pub(crate) fn counted(inbox: &Inbox, sender: &str, outcome: &str) -> i64 {
-    let metrics = inbox.metrics();
-    let Some(Data::Sum(sum)) = metrics.get("imaptrace.server_events").and_then(|metric| metric.data.clone()) else {
-        return 0;
-    };
-    let is = |attributes: &[_], key, value| attribute(attributes, key).as_deref() == Some(value);
-    let points = sum
-        .data_points
-        .iter()
-        .filter(|point| is(&point.attributes, "sender", sender) && is(&point.attributes, "outcome", outcome));
-    points.map(|point| if let Some(Number::AsInt(count)) = point.value { count } else { 0 }).sum()
+    inbox.server_events(sender, outcome)
 }
 
 /// A server that reports each of its sessions to `port` as the sender `one`, and what it reported.

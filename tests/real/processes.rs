@@ -20,7 +20,7 @@ use imaptrace::{
     secret::SecretSource,
     server_events::{
         ConnectionEnds, EventReceiver, EventSink, EventStore, RunKeys, SenderCredentials, SenderSettings,
-        ServerEventsSettings, TransportSecurity, add_processes, assemble,
+        TransportSecurity, add_processes, assemble,
     },
     telemetry::Metrics,
 };
@@ -58,10 +58,9 @@ impl AccountedServer {
         let secret = Some(Secret::new(SECRET.to_owned()));
         let credentials = SenderCredentials::new([(&sender, secret)].into_iter(), TransportSecurity::ClearText);
         let (keep_open, credentials) = watch::channel(Arc::new(credentials));
-        let settings = ServerEventsSettings { senders: vec![sender.clone()], ..ServerEventsSettings::default() };
         let store = Arc::new(EventStore::new(vec![sender], Metrics::off(), KEEP));
         let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        let receiver = EventReceiver::start(listen, settings, credentials, EventSink::Store(store.clone())).unwrap();
+        let receiver = EventReceiver::start(listen, credentials, EventSink::Store(store.clone())).unwrap();
         let server = Dovecot::start(&Options { messages, settings: exporter(port), ..Options::default() });
         let settings =
             ProcessAccountingSettings { users: vec![Glob::new("user*")], mail_log: MailLog::File(server.log_file()) };

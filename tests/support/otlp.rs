@@ -29,8 +29,8 @@ use opentelemetry_proto::tonic::{
         },
     },
     common::v1::{KeyValue, any_value},
-    metrics::v1::{Metric, metric::Data},
-    trace::v1::Span,
+    metrics::v1::{Metric, metric::Data, number_data_point::Value as Number},
+    trace::v1::{ResourceSpans, Span},
 };
 use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -99,6 +99,32 @@ impl Inbox {
         let taken = self.traces.iter().filter(|got| matches!(got.answer, Answer::Accept | Answer::Partial(_)));
         let scopes = taken.flat_map(|got| &got.body.resource_spans).flat_map(|resource| &resource.scope_spans);
         scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+
+    /// The spans of mail servers that were taken, each with the name of its host.
+    pub fn server_spans(&self) -> Vec<(String, Span)> {
+        let resources = self.traces.iter().flat_map(|got| &got.body.resource_spans);
+        let of = |resource: &ResourceSpans, key| attribute(&resource.resource.as_ref().unwrap().attributes, key);
+        let servers = resources.filter(|resource| of(resource, "service.name").as_deref() == Some("dovecot"));
+        let spans = servers.flat_map(|resource| {
+            let host = of(resource, "host.name").unwrap_or_default();
+            resource.scope_spans.iter().flat_map(|scope| &scope.spans).map(move |span| (host.clone(), span.clone()))
+        });
+        spans.collect()
+    }
+
+    /// The events of mail servers by sender and what became of them, as last counted.
+    pub fn server_events(&self, sender: &str, outcome: &str) -> i64 {
+        let metrics = self.metrics();
+        let Some(Data::Sum(sum)) = metrics.get("imaptrace.server_events").and_then(|metric| metric.data.clone()) else {
+            return 0;
+        };
+        let is = |attributes: &[_], key, value| attribute(attributes, key).as_deref() == Some(value);
+        let points = sum
+            .data_points
+            .iter()
+            .filter(|point| is(&point.attributes, "sender", sender) && is(&point.attributes, "outcome", outcome));
+        points.map(|point| if let Some(Number::AsInt(count)) = point.value { count } else { 0 }).sum()
     }
 
     /// All series as last received, by metric. They come in many requests.

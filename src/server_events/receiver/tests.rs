@@ -17,10 +17,9 @@ fn reception() -> Arc<ReceiverContext> {
     let senders = vec![sender("one", &["*"])];
     let secrets = senders.iter().map(|sender| (sender, Some(Secret::new("hunter2".to_owned()))));
     let credentials = SenderCredentials::new(secrets, TransportSecurity::ClearText);
-    let store = EventStore::new(senders.clone(), Metrics::off(), AGE);
+    let store = EventStore::new(senders, Metrics::off(), AGE);
     let (_, credentials) = watch::channel(Arc::new(credentials));
     Arc::new(ReceiverContext {
-        settings: ServerEventsSettings { senders, ..ServerEventsSettings::default() },
         credentials,
         sink: EventSink::Store(Arc::new(store)),
         events: Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
@@ -182,9 +181,8 @@ async fn over_tls_and_with_new_credentials_from_the_next_connection_and_request_
     };
     let (change, credentials) = watch::channel(known("hunter2", &TransportSecurity::Unready));
     let store = Arc::new(EventStore::new(senders.clone(), Metrics::off(), AGE));
-    let settings = ServerEventsSettings { senders: senders.clone(), ..ServerEventsSettings::default() };
     let receiver =
-        EventReceiver::start(SocketAddr::new(PEER, 0), settings, credentials, EventSink::Store(store.clone())).unwrap();
+        EventReceiver::start(SocketAddr::new(PEER, 0), credentials, EventSink::Store(store.clone())).unwrap();
     let connect = async || TcpStream::connect(receiver.address()).await.unwrap();
     // While the files cannot be read.
     assert_eq!(connect().await.read(&mut [0; 1]).await.unwrap(), 0);

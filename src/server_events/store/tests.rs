@@ -25,6 +25,10 @@ fn joined(store: &EventStore, run: &imaptrace_record::Run, now: Instant) -> usiz
     store.take(&keys(run, now), now).events.len()
 }
 
+fn receive(store: &EventStore, sender: &str, body: &[u8], now: Instant) {
+    store.receive(&sender.into(), body, now);
+}
+
 /// Another run, with ids and a port of its own.
 fn other(run: &imaptrace_record::Run, port: u16) -> imaptrace_record::Run {
     let mut run = run.clone();
@@ -40,10 +44,10 @@ fn a_run_takes_the_events_with_its_tags_and_those_of_the_same_session() {
     // From behind a translator of addresses: the connection is another one there.
     let behind = other(&run, 5);
     let translated = SampleSession { run: &behind, session: "s1" };
-    store.receive(0, &translated.auth(), now);
-    store.receive(0, &session.command("SELECT"), now);
+    receive(&store, "one", &translated.auth(), now);
+    receive(&store, "one", &session.command("SELECT"), now);
     assert!(!store.is_complete(&keys(&run, now)));
-    store.receive(0, &translated.end(), now);
+    receive(&store, "one", &translated.end(), now);
     assert!(store.is_complete(&keys(&run, now)));
     assert_eq!(joined(&store, &run, now), 3);
     assert_eq!(joined(&store, &run, now), 0, "they are taken");
@@ -54,8 +58,9 @@ fn short_tags_are_known() {
     let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
     let id = run.steps.iter().find(|step| step.name.as_str() == "SELECT").unwrap().span_id.unwrap().to_string();
     let far = other(&run, 5);
-    store.receive(
-        0,
+    receive(
+        &store,
+        "one",
         &SampleSession { run: &far, session: "s1" }.tagged("SELECT", &format!("T{}", id.get(..6).unwrap())),
         now,
     );
@@ -66,27 +71,32 @@ fn short_tags_are_known() {
 fn without_a_tag_all_four_of_the_connection_count_and_the_time() {
     let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
     // A session over the same connection, before the run began, and one over another port.
-    store.receive(0, &SampleSession { run: &run, session: "before" }.auth(), now.checked_sub(2 * SECOND).unwrap());
-    store.receive(0, &SampleSession { run: &other(&run, 6), session: "beside" }.auth(), now);
+    receive(
+        &store,
+        "one",
+        &SampleSession { run: &run, session: "before" }.auth(),
+        now.checked_sub(2 * SECOND).unwrap(),
+    );
+    receive(&store, "one", &SampleSession { run: &other(&run, 6), session: "beside" }.auth(), now);
     assert_eq!(joined(&store, &run, now), 0);
-    store.receive(0, &SampleSession { run: &run, session: "own" }.auth(), now);
+    receive(&store, "one", &SampleSession { run: &run, session: "own" }.auth(), now);
     assert_eq!(joined(&store, &run, now), 1);
 }
 
 #[test]
 fn a_session_with_tags_of_another_run_is_not_taken_over_the_same_connection() {
     let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
-    store.receive(0, &SampleSession { run: &run, session: "s1" }.tagged("SELECT", "0123456789abcdef"), now);
+    receive(&store, "one", &SampleSession { run: &run, session: "s1" }.tagged("SELECT", "0123456789abcdef"), now);
     assert_eq!(joined(&store, &run, now), 0);
 }
 
 #[test]
 fn a_proxy_and_its_back_end_join_one_run() {
     let (store, run, now) = (store(&[("proxy", &["*"]), ("back", &["*"])]), passed(), clock::now());
-    store.receive(0, &SampleSession { run: &run, session: "p" }.auth(), now);
+    receive(&store, "proxy", &SampleSession { run: &run, session: "p" }.auth(), now);
     // The back end sees the proxy as the client, and the tags as they were sent.
     let behind = imaptrace_record::Run { server: other(&run, 7).server, ..run.clone() };
-    store.receive(1, &SampleSession { run: &behind, session: "b" }.command("FETCH"), now);
+    receive(&store, "back", &SampleSession { run: &behind, session: "b" }.command("FETCH"), now);
     assert_eq!(joined(&store, &run, now), 2);
 }
 
@@ -120,18 +130,18 @@ fn what_becomes_of_each_event_is_counted() {
     let (store, counts) = counted(&[("one", &["mail*"]), ("two", &["other"])]);
     let (run, now) = (passed(), clock::now());
     let own = SampleSession { run: &run, session: "s1" };
-    store.receive(0, &own.command("SELECT"), now);
-    store.receive(0, &own.command("SELECT"), now);
-    store.receive(0, b"{", now);
+    receive(&store, "one", &own.command("SELECT"), now);
+    receive(&store, "one", &own.command("SELECT"), now);
+    receive(&store, "one", b"{", now);
     // Another sender's target: with a tag, and over the connection.
-    store.receive(1, &SampleSession { run: &run, session: "s2" }.command("FETCH"), now);
-    store.receive(1, &SampleSession { run: &run, session: "s3" }.auth(), now);
+    receive(&store, "two", &SampleSession { run: &run, session: "s2" }.command("FETCH"), now);
+    receive(&store, "two", &SampleSession { run: &run, session: "s3" }.auth(), now);
     store.refused(None);
-    store.over_rate(1);
+    store.over_rate("two");
     assert_eq!(joined(&store, &run, now), 1);
     // What comes now is late: by its session, and by its tag.
-    store.receive(0, &own.end(), now);
-    store.receive(0, &SampleSession { run: &run, session: "s4" }.command("LOGOUT"), now);
+    receive(&store, "one", &own.end(), now);
+    receive(&store, "one", &SampleSession { run: &run, session: "s4" }.command("LOGOUT"), now);
     let later = now + AGE + SECOND;
     joined(&store, &other(&run, 8), later);
     let expected = [
@@ -152,15 +162,15 @@ fn mails_that_a_command_opens_leave_room_for_its_end_and_are_all_counted() {
     let (run, now) = (passed(), clock::now());
     let session = SampleSession { run: &run, session: "s1" };
     for number in 0..3_000 {
-        store.receive(0, &session.mail("FETCH", number), now);
+        receive(&store, "one", &session.mail("FETCH", number), now);
     }
     // One that came before.
-    store.receive(0, &session.mail("FETCH", 2_999), now);
-    store.receive(0, &session.command("FETCH"), now);
+    receive(&store, "one", &session.mail("FETCH", 2_999), now);
+    receive(&store, "one", &session.command("FETCH"), now);
     for number in 3_000..3_010 {
-        store.receive(0, &session.mail("FETCH", number), now);
+        receive(&store, "one", &session.mail("FETCH", number), now);
     }
-    store.receive(0, &session.end(), now);
+    receive(&store, "one", &session.end(), now);
     assert!(store.is_complete(&keys(&run, now)));
     let report = store.take(&keys(&run, now), now);
     let mails: Vec<_> =
@@ -182,7 +192,7 @@ fn over_the_memory_the_oldest_go() {
     let (run, now) = (passed(), clock::now());
     store.state().most_bytes = 64 << 10;
     for number in 0..200 {
-        store.receive(0, &SampleSession { run: &run, session: &format!("s{number}") }.auth(), now);
+        receive(&store, "one", &SampleSession { run: &run, session: &format!("s{number}") }.auth(), now);
     }
     let bytes = store.state().sessions.bytes;
     assert!(bytes <= 64 << 10 && bytes > 32 << 10, "{bytes}");
@@ -195,8 +205,8 @@ fn over_the_memory_the_oldest_go() {
 #[test]
 fn nothing_is_left_of_what_was_taken_or_has_expired() {
     let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
-    store.receive(0, &SampleSession { run: &run, session: "s1" }.command("SELECT"), now);
-    store.receive(0, &SampleSession { run: &other(&run, 5), session: "s2" }.tagged("LIST", "T123456"), now);
+    receive(&store, "one", &SampleSession { run: &run, session: "s1" }.command("SELECT"), now);
+    receive(&store, "one", &SampleSession { run: &other(&run, 5), session: "s2" }.tagged("LIST", "T123456"), now);
     joined(&store, &run, now);
     joined(&store, &other(&run, 9), now + AGE + SECOND);
     let state = store.state();
@@ -213,9 +223,9 @@ fn a_run_waits_for_its_sender_until_ten_runs_had_none_and_again_after_an_event()
         joined(&store, &run, now);
     }
     assert!(!waits());
-    store.receive(1, &SampleSession { run: &run, session: "s1" }.auth(), now);
+    receive(&store, "two", &SampleSession { run: &run, session: "s1" }.auth(), now);
     assert!(!waits(), "it was another sender");
-    store.receive(0, &SampleSession { run: &other(&run, 5), session: "s2" }.auth(), now);
+    receive(&store, "one", &SampleSession { run: &other(&run, 5), session: "s2" }.auth(), now);
     assert!(waits());
 }
 
@@ -227,4 +237,31 @@ fn a_run_that_did_not_log_in_says_nothing_about_its_sender() {
         joined(&store, &failed, now);
     }
     assert!(store.should_wait(&keys(&failed, now)));
+}
+
+#[test]
+fn events_of_a_sender_that_is_replaced_join_by_what_it_may_report_now_and_of_one_that_is_gone_not_at_all() {
+    let (store, counts) = counted(&[("one", &["*"]), ("two", &["other"])]);
+    let (run, now) = (passed(), clock::now());
+    receive(&store, "one", &SampleSession { run: &run, session: "s1" }.command("SELECT"), now);
+    receive(&store, "two", &SampleSession { run: &run, session: "s2" }.command("FETCH"), now);
+    store.set_senders(vec![sender("two", &["*"]), sender("three", &["*"])]);
+    assert_eq!(joined(&store, &run, now), 1);
+    assert_eq!(counts(), [("one rejected".to_owned(), 1), ("two joined".to_owned(), 1)]);
+    assert!(store.is_for(&run.target));
+    store.set_senders(Vec::new());
+    assert!(!store.is_for(&run.target));
+}
+
+#[test]
+fn runs_wait_again_for_a_silent_sender_that_has_changed_and_not_for_one_that_is_as_before() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    let waits = || store.is_worth_waiting(&keys(&run, now));
+    for _ in 0..10 {
+        joined(&store, &run, now);
+    }
+    store.set_senders(vec![sender("one", &["*"]), sender("two", &["other"])]);
+    assert!(!waits());
+    store.set_senders(vec![sender("one", &["m*"])]);
+    assert!(waits());
 }
