@@ -242,15 +242,17 @@ impl Sessions {
         self.by_session.get(session).into_iter().flatten().copied()
     }
 
-    /// The sessions over the connection of this run that were first reported after it began, and have no tag of another.
+    /// The sessions over the connection of this run that were first reported after it began, and have no tag of another. A connection
+    /// has one session at a server: of several of one sender the first is this run's, and the others are of later connections with
+    /// the same ports.
     pub(super) fn over_connection(&self, run: &RunKeys) -> impl Iterator<Item = u64> {
         let ids = run.ends.as_ref().and_then(|ends| self.by_ends.get(ends)).into_iter().flatten().copied();
-        ids.filter(|id| {
-            let fits = |known: &ReportedSession| {
-                known.began >= run.began
-                    && (known.tags.is_empty() || run.tags.iter().any(|tag| known.tags.contains(tag)))
-            };
-            self.all.get(id).is_some_and(fits)
+        let mut senders = HashSet::new();
+        ids.filter(move |id| {
+            let Some(known) = self.all.get(id) else { return false };
+            let is_free = known.tags.is_empty() || run.tags.iter().any(|tag| known.tags.contains(tag));
+            // Without a name each event is a session of its own.
+            known.began >= run.began && is_free && (known.session.is_none() || senders.insert(&known.sender))
         })
     }
 }

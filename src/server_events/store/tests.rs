@@ -91,6 +91,16 @@ fn a_session_with_tags_of_another_run_is_not_taken_over_the_same_connection() {
 }
 
 #[test]
+fn a_run_that_still_waits_does_not_take_the_session_of_a_later_connection_with_the_same_ports() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    receive(&store, "one", &SampleSession { run: &run, session: "own" }.auth(), now);
+    let later = now + SECOND;
+    receive(&store, "one", &SampleSession { run: &run, session: "later" }.auth(), later);
+    assert_eq!(store.take(&keys(&run, now), later).session_names(), ["own"]);
+    assert_eq!(store.take(&keys(&run, later), later).session_names(), ["later"]);
+}
+
+#[test]
 fn a_proxy_and_its_back_end_join_one_run() {
     let (store, run, now) = (store(&[("proxy", &["*"]), ("back", &["*"])]), passed(), clock::now());
     receive(&store, "proxy", &SampleSession { run: &run, session: "p" }.auth(), now);
