@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::oneshot, time::sleep};
+use tokio::{net::TcpStream, sync::oneshot, task::yield_now, time::sleep};
 
 /// The pause after an accept that failed (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -71,7 +71,11 @@ impl Drop for ListenerThread {
 async fn accept(listener: &tokio::net::TcpListener, mut accepted: impl FnMut(TcpStream, SocketAddr)) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => accepted(stream, peer),
+            Ok((stream, peer)) => {
+                accepted(stream, peer);
+                // What was closed for this one is closed before the next: else a flood of connections opens more than are allowed.
+                yield_now().await;
+            }
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }

@@ -1,4 +1,4 @@
-//! Who may send events to a running agent: senders that a reload adds, changes and removes.
+//! Who may send events to a running agent: senders that a reload adds, changes and removes, and thousands of connections of others.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use crate::{
     agent::{lines, otlp, roots, runtime, start, stop, target},
     reload::{reload, write},
-    server_events::{SECRET, events, local, mail_server, post, server_spans, texts},
+    server_events::{SECRET, counted, events, local, mail_server, post, reception, server_spans, texts},
     support::{
         otlp::{Inbox, Receiver},
         program::{Running, free_port},
@@ -151,4 +151,82 @@ impl KeptOpen {
     async fn ask(&mut self, pair: &str) -> Option<u16> {
         crate::server_events::request(&mut self.0, pair, "{}").await
     }
+}
+
+/// Sockets that a process has open.
+#[cfg(target_os = "linux")]
+fn sockets(process: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    // One may be closed meanwhile.
+    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ten_thousand_connections_take_the_place_of_no_run_and_of_no_sender() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use socket2::{Domain, Socket, Type};
+
+    use crate::agent::value;
+
+    const CONNECTIONS: usize = 10_000;
+    // For all of this process; programs that it starts and that are to have fewer say so.
+    let (present, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(
+        most > CONNECTIONS as u64 + 1_000,
+        "this test needs a hard limit on open files of over 11,000, it is {most}"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, present.max(CONNECTIONS as u64 + 1_000), most).unwrap();
+
+    let (runtime, receiver, port) = (runtime(), Receiver::http(), free_port());
+    let secret = Arc::new(Mutex::new(SECRET.to_owned()));
+    let server = reporting(&runtime, port, &secret);
+    let config = otlp(&receiver.url(), "http/protobuf")
+        + &reception(port, "300ms")
+        + &target("mail01", server, "500ms", "490ms");
+    let mut agent = runtime.block_on(async { start(&config) });
+    runtime.block_on(agent.stderr_line("receiving events of mail servers"));
+    receiver.wait(|inbox| sessions(inbox) >= 2);
+    let mut known = runtime.block_on(KeptOpen::connect(port));
+    assert_eq!(runtime.block_on(known.ask(&format!("one:{SECRET}"))), Some(204));
+    let process = agent.id().unwrap();
+    let (usual, mut largest) = (sockets(process), 0);
+    let before = receiver.look(|inbox| roots(inbox).len());
+
+    let mut open = Vec::with_capacity(CONNECTIONS);
+    for number in 0..CONNECTIONS {
+        // Of many addresses, each of which may have 64.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let [high, low] = u16::try_from(number / 40).unwrap().to_be_bytes();
+        socket.bind(&SocketAddr::from(([127, 1, high, low + 1], 0)).into()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // Not waited for: the kernel goes on trying if too many wait to be accepted.
+        drop(socket.connect(&local(port).into()));
+        open.push(socket);
+        if number % 100 == 0 {
+            largest = largest.max(sockets(process));
+        }
+    }
+    // They stay as long as they are let, while runs go on.
+    let flooded = receiver.look(|inbox| roots(inbox).len());
+    receiver.wait(|inbox| roots(inbox).len() >= flooded + 6);
+    largest = largest.max(sockets(process));
+    assert_eq!(runtime.block_on(known.ask(&format!("one:{SECRET}"))), Some(204), "a sender is never closed for others");
+    // Runs have a few of their own.
+    assert!(largest > usual + 100 && largest <= usual + 256 + 16, "{largest} sockets, {usual} before");
+    drop(open);
+    // With room again, events join again.
+    let joined = receiver.look(sessions);
+    receiver.wait(|inbox| sessions(inbox) >= joined + 2);
+    let (output, log) = runtime.block_on(stop(agent, Signal::SIGTERM));
+    assert_eq!(lines(&log, "a run did not pass").len(), 0, "{output:?}");
+    assert_eq!(lines(&log, "run skipped").len(), 0, "{output:?}");
+    receiver.look(|inbox| {
+        // The last one may be cut short by the end.
+        let failed = |root: &_| !["", "cancelled"].contains(&value(root, "error.type").as_str());
+        assert!(!roots(inbox).iter().any(failed), "{output:?}");
+        assert!(roots(inbox).len() > before + 6);
+        assert!(counted(inbox, "one", "joined") > 0);
+    });
 }
