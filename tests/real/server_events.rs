@@ -14,20 +14,28 @@ use crate::support::{
 
 pub(crate) const SECRET: &str = "s/cret%";
 
-/// The events that Dovecot posts to this port under the name `dovecot`, of user1 alone.
+/// The events of a run, as Dovecot names them.
+pub(crate) const EVENTS: [&str; 6] = [
+    "imap_command_finished",
+    "auth_client_request_finished",
+    "auth_request_finished",
+    "auth_passdb_request_finished",
+    "mail_user_session_finished",
+    "mail_opened",
+];
+
+/// All events that Dovecot posts to this port under the name `dovecot`, of user1 alone.
 pub(crate) fn exporter(port: u16) -> String {
+    exporter_of("dovecot", port, &EVENTS)
+}
+
+/// The events of these names that Dovecot posts to this port under the name `sender`, of user1 alone.
+pub(crate) fn exporter_of(sender: &str, port: u16, events: &[&str]) -> String {
     let mut text = format!(
         "event_exporter imaptrace {{\n  format = json\n  format_args = time-rfc3339\n  transport = http-post\n  \
-         transport_args = http://dovecot:s%2Fcret%25@127.0.0.1:{port}/dovecot\n  transport_timeout = 2 secs\n}}\n"
+         transport_args = http://{sender}:s%2Fcret%25@127.0.0.1:{port}/dovecot\n  transport_timeout = 2 secs\n}}\n"
     );
-    for event in [
-        "imap_command_finished",
-        "auth_client_request_finished",
-        "auth_request_finished",
-        "auth_passdb_request_finished",
-        "mail_user_session_finished",
-        "mail_opened",
-    ] {
+    for event in events {
         writeln!(
             text,
             "metric {event} {{\n  filter = event={event} AND user={}\n  exporter = imaptrace\n  \
@@ -78,12 +86,13 @@ async fn a_trace_in_jaeger_has_the_spans_of_both_services_each_of_dovecots_insid
     let config = directory.path().join("imaptrace.toml");
     std::fs::write(&config, configuration(&directory, &server, port, &backends.otlp_http(), "")).unwrap();
     let agent = Program::new(["agent", "--config", config.to_str().unwrap()]).start();
-    let (backends, trace) = tokio::task::spawn_blocking(move || {
+    let (backends, trace, edges) = tokio::task::spawn_blocking(move || {
         let ended = serde_json::json!({ "dovecot.event": "mail_user_session_finished" });
         let trace = crate::support::program::wait_until("a trace with Dovecot's session is in Jaeger", || {
             backends.jaeger_search("dovecot", &ended).into_iter().next()
         });
-        (backends, trace)
+        let edges = backends.jaeger_dependencies();
+        (backends, trace, edges)
     })
     .await
     .unwrap();
@@ -125,6 +134,10 @@ async fn a_trace_in_jaeger_has_the_spans_of_both_services_each_of_dovecots_insid
     for name in ["LIST", "SELECT", "FETCH", "auth client", "auth", "passdb", "session"] {
         assert_eq!(names.iter().filter(|known| **known == name).count(), 1, "{name} in {names:?}");
     }
+    // Jaeger computes them from the traces that it has in memory, those of a service with itself, too.
+    let edges = edges.iter().map(|edge| (&edge["parent"], &edge["child"]));
+    let between: Vec<_> = edges.filter(|(parent, child)| parent != child).collect();
+    assert_eq!(between, [(&"imaptrace".into(), &"dovecot".into())]);
     let text = trace.to_string();
     assert!(!text.contains(USER1.0) && !text.contains(SECRET), "{text}");
 }

@@ -167,6 +167,15 @@ impl Backends {
         json(&body)["data"].as_array().cloned().unwrap_or_default()
     }
 
+    /// The edges between services that Jaeger finds in the traces of the last hour (`parent`, `child`, `callCount`).
+    pub fn jaeger_dependencies(&self) -> Vec<Value> {
+        let now = imaptrace::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+        let query = format!("/api/dependencies?endTs={}&lookback=3600000", now + 60_000);
+        let (status, body) = get(self.ports.jaeger_query, &query).unwrap();
+        assert_eq!(status, 200, "{body}");
+        json(&body)["data"].as_array().cloned().unwrap_or_default()
+    }
+
     /// The series that answer a query (`metric`, `value`), as soon as there is one.
     pub fn prometheus_query(&self, expression: &str) -> Vec<Value> {
         wait_until(&format!("Prometheus has an answer to {expression}"), || {
