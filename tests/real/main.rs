@@ -31,8 +31,12 @@ mod processes;
 mod restart;
 mod scrape;
 mod server_events;
+#[cfg(target_os = "linux")]
+mod server_events_paths;
 mod servers;
 mod service;
+#[cfg(target_os = "linux")]
+mod service_running;
 mod slow;
 mod tail_sampling;
 #[cfg(target_os = "linux")]

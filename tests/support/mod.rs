@@ -20,5 +20,7 @@ pub mod script;
 pub mod servers;
 #[cfg(target_os = "linux")]
 pub mod small_disk;
+#[cfg(target_os = "linux")]
+pub mod systemd;
 pub mod tunnel;
 mod wire;
