@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use imaptrace_imap::{CommandName, Condition};
 use imaptrace_record::{Seconds, ServerEventName, ServerText, Timestamp};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 /// The longest name of a host that is kept, in bytes.
 const HOST: usize = 64;
@@ -126,9 +126,9 @@ pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
         name => ReportedKind::Span(*ServerEventName::ALL.iter().find(|known| known.as_str() == name)?),
     };
     let fields = event.fields;
+    let success = success(what, &fields);
     let key = |text: Option<String>| text.filter(|text| !text.is_empty() && text.len() <= KEY);
     let micros = |micros: Option<u64>| micros.map(Seconds::from_micros);
-    let answer = |text: &str| matches!(text, "yes" | "ok" | "true");
     Some(ReportedEvent {
         what,
         host: host_text(&event.hostname.unwrap_or_default()),
@@ -145,9 +145,27 @@ pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
         in_bytes: fields.bytes_in,
         out_bytes: fields.bytes_out,
         reason: fields.reason.map(|reason| ServerText::new(reason.as_bytes(), REASON)),
-        success: fields.success.or(fields.result).map(|text| answer(&text)),
+        success,
         further: 0,
     })
+}
+
+/// Whether an authentication request succeeded, as far as its event shows it.
+///
+/// Dovecot 2.3.19 and 2.4.1 have no one field for that: the event of `passdb` and `userdb` has `result`; that of `auth` has
+/// `success` after a success alone, and of others at most an `error`; that of `auth client` has `error` after a refusal
+/// alone.
+fn success(what: ReportedKind, fields: &JsonFields) -> Option<bool> {
+    use ServerEventName::{AuthRequestFinished, ImapCommandFinished, MailUserSessionFinished};
+    let name = match what {
+        ReportedKind::MailOpened | ReportedKind::Span(ImapCommandFinished | MailUserSessionFinished) => return None,
+        ReportedKind::Span(name) => name,
+    };
+    match fields.success.as_ref().or(fields.result.as_ref()) {
+        _ if fields.error.is_some() => Some(false),
+        Some(answer) => Some(matches!(answer.as_str(), "yes" | "ok" | "true")),
+        None => (name == AuthRequestFinished).then_some(false),
+    }
 }
 
 #[derive(Deserialize)]
@@ -199,6 +217,8 @@ struct JsonFields {
     success: Option<String>,
     #[serde(deserialize_with = "lenient")]
     result: Option<String>,
+    /// Whether there is one: its text is not used.
+    error: Option<IgnoredAny>,
 }
 
 fn lenient<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
@@ -284,6 +304,25 @@ mod tests {
         }
         let late = COMMAND.replace("2026-11-29T00:47:31.423205Z", "never");
         assert_eq!(parse(late.as_bytes()), None);
+    }
+
+    /// As Dovecot 2.3.19 and 2.4.1 sent them for a wrong password and for the right one.
+    #[test]
+    fn a_refused_login_is_refused_in_each_of_its_events() {
+        let success = |event: &str, fields: &str| {
+            let body = COMMAND.replace("imap_command_finished", event).replace("\"bytes_in\":7", fields);
+            parse(body.as_bytes()).unwrap().success
+        };
+        for (event, refused, passed, of_passed) in [
+            ("auth_client_request_finished", r#""error":"Authentication failed""#, r#""mechanism":"PLAIN""#, None),
+            ("auth_request_finished", r#""policy_result":"ok""#, r#""success":"yes","policy_result":"ok""#, Some(true)),
+            ("auth_request_finished", r#""error":"internal failure""#, r#""success":"yes""#, Some(true)),
+            ("auth_passdb_request_finished", r#""result":"password_mismatch""#, r#""result":"ok""#, Some(true)),
+        ] {
+            assert_eq!(success(event, refused), Some(false), "{event} {refused}");
+            assert_eq!(success(event, passed), of_passed, "{event} {passed}");
+        }
+        assert_eq!(success("imap_command_finished", r#""error":"x","success":"no""#), None);
     }
 
     proptest! {

@@ -8,8 +8,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use imaptrace::plan::{Host, Security, Target};
-use imaptrace_record::{Run, RunOutcome};
+use imaptrace::{
+    plan::{Host, Security, Target},
+    server_events::{assemble, parse},
+};
+use imaptrace_record::{ErrorType, Run, RunOutcome, ServerEventName};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -142,10 +145,12 @@ async fn only_the_probes(sink: &Sink, probe: Target, other: Target, bytes: [&str
         run
     };
     run_of(other).await;
-    let run = run_of(probe).await;
-    let posted = wait_until("the end of the session", || {
+    let run = run_of(probe.clone()).await;
+    let posted = wait_until("the end of the session and of LOGOUT, in any order", || {
         let posted = sink.posted();
-        posted.iter().any(|one| one.name() == "mail_user_session_finished").then_some(posted)
+        let is_end = |one: &Posted| one.name() == "mail_user_session_finished";
+        let has_ended = posted.iter().any(is_end) && posted.iter().any(|one| one.field("cmd_name") == "LOGOUT");
+        has_ended.then_some(posted)
     });
     for one in &posted {
         assert_eq!(one.line, "POST /dovecot HTTP/1.1");
@@ -171,6 +176,27 @@ async fn only_the_probes(sink: &Sink, probe: Target, other: Target, bytes: [&str
     }
     let sessions: std::collections::BTreeSet<_> = posted.iter().map(|one| one.field("session").to_string()).collect();
     assert_eq!(sessions.len(), 1, "{sessions:?}");
+    sink.posted.lock().unwrap().clear();
+    // Last: after it Dovecot holds logins back.
+    a_refused_login_fails_in_all_its_events(sink, probe).await;
+}
+
+async fn a_refused_login_fails_in_all_its_events(sink: &Sink, mut target: Target) {
+    target.accounts = vec![account(USER1.0, "wrong")];
+    let run = run(target).await;
+    assert_eq!(run.error_type, Some(ErrorType::AuthFailed));
+    let names = [
+        ServerEventName::AuthPassdbRequestFinished,
+        ServerEventName::AuthRequestFinished,
+        ServerEventName::AuthClientRequestFinished,
+    ];
+    let posted = wait_until("its three events", || Some(sink.posted()).filter(|posted| posted.len() >= names.len()));
+    let events: Vec<_> = posted.iter().filter_map(|one| parse(one.event.to_string().as_bytes())).collect();
+    let server = assemble(&events, &run).unwrap();
+    for name in names {
+        let success: Vec<_> = server.named(name).map(|event| event.success).collect();
+        assert_eq!(success, [Some(false)], "{}: {posted:#?}", name.as_str());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

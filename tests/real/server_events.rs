@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt::Write as _, os::unix::fs::PermissionsExt as _};
 
 use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::Value;
 
 use crate::support::{
@@ -154,6 +155,8 @@ async fn short_tags_join_and_a_refused_login_is_joined_by_its_connection() {
     let receiver = wait_for(receiver, "session").await;
     std::fs::write(directory.path().join("password"), "wrong").unwrap();
     let receiver = wait_for(receiver, "passdb refused").await;
+    let receiver = wait_for(receiver, "auth refused").await;
+    let receiver = wait_for(receiver, "auth client refused").await;
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.finish().await.code, Some(0));
     tokio::task::spawn_blocking(move || drop(receiver)).await.unwrap();
@@ -166,7 +169,8 @@ async fn wait_for(receiver: Receiver, what: &'static str) -> Receiver {
             inbox.spans().iter().any(|span| match what.strip_suffix(" refused") {
                 Some(name) => {
                     let success = crate::support::otlp::attribute(&span.attributes, "dovecot.auth.success");
-                    span.name == name && success.as_deref() == Some("false")
+                    let is_error = span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error);
+                    span.name == name && success.as_deref() == Some("false") && is_error
                 }
                 None => span.name == what,
             })
