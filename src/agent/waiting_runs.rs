@@ -1,8 +1,8 @@
 //! Finished runs that wait for the events of their sessions, in the order in which they ended.
 //!
 //! Only the report of a run waits: its place in flight, its baselines and its back-off do not. The first run is complete when its
-//! session has ended, as its server reports, or when its time is over; the others wait behind it, no longer than their own time.
-//! `runner` adds runs and completes them.
+//! session and all its commands have ended, as its server reports, or when its time is over; the others wait behind it, no
+//! longer than their own time. `runner` adds runs and completes them.
 
 use std::{
     collections::VecDeque,
@@ -78,7 +78,8 @@ impl WaitingRuns {
                 self.changed.notified().await;
                 continue;
             };
-            if self.state().is_over || clock::now() >= until || self.store.is_complete(&keys) {
+            let until = self.store.complete_at(&keys).map_or(until, |complete| until.min(complete));
+            if self.state().is_over || clock::now() >= until {
                 if let Some(run) = self.state().runs.pop_front() {
                     return run;
                 }

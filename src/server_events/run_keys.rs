@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use imaptrace_record::{Run, SpanId};
+use imaptrace_record::{CommandState, Run, SpanId, Step};
 
 use super::dovecot_event::ConnectionEnds;
 
@@ -12,6 +12,8 @@ pub struct RunKeys {
     pub(super) target: String,
     /// The tags that were sent, in either form.
     pub(super) tags: Vec<String>,
+    /// Of them, those of each command that was sent after the login: these have events of their own.
+    pub(super) after_login: Vec<[String; 2]>,
     pub(super) ends: Option<ConnectionEnds>,
     /// When it began, at the earliest.
     pub(super) began: Instant,
@@ -24,10 +26,14 @@ impl RunKeys {
     pub fn of(run: &Run, ended: Instant) -> Self {
         let commands = || run.steps.iter().filter(|step| step.is_command() && step.was_started());
         let logged_in = commands().any(|step| step.mailbox_messages.is_some());
+        let is_after_login = |step: &&Step| {
+            matches!(step.state, Some(CommandState::Authenticated | CommandState::Selected | CommandState::Logout))
+        };
         let (peer, local) = (run.server.peer, run.server.local);
         Self {
             target: run.target.clone(),
             tags: commands().filter_map(|step| step.span_id).flat_map(tags).collect(),
+            after_login: commands().filter(is_after_login).filter_map(|step| step.span_id).map(tags).collect(),
             ends: peer.zip(local).map(|(peer, local)| ConnectionEnds::new(peer, local)),
             began: ended.checked_sub(run.duration_s.to_duration()).unwrap_or(ended),
             is_reported: logged_in,

@@ -70,6 +70,11 @@ impl SampleSession<'_> {
         self.body("mail_opened", &[("cmd_name", command.into()), ("uid", number.into())])
     }
 
+    /// A mail that was opened by the command with this tag.
+    pub(super) fn opened(&self, command: &str, tag: &str) -> Vec<u8> {
+        self.body("mail_opened", &[("cmd_name", command.into()), ("cmd_tag", tag.into())])
+    }
+
     pub(super) fn end(&self) -> Vec<u8> {
         self.body("mail_user_session_finished", &[])
     }

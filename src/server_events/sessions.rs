@@ -35,7 +35,8 @@ pub(super) struct ReportedSession {
     pub(super) session: Option<String>,
     pub(super) events: Vec<ReportedEvent>,
     pub(super) usage: Vec<ReportedUsage>,
-    pub(super) is_finished: bool,
+    /// When its end was reported.
+    pub(super) finished_at: Option<Instant>,
     /// Events of opened mails that are kept one by one.
     mails: usize,
     /// Events that are only counted, with another.
@@ -86,6 +87,13 @@ impl ReportedSession {
         self.events.len() + self.usage.len() + self.further
     }
 
+    /// The tags of the commands that have ended.
+    pub(super) fn finished_commands(&self) -> impl Iterator<Item = &str> {
+        let is_command =
+            |event: &&ReportedEvent| event.what == ReportedKind::Span(ServerEventName::ImapCommandFinished);
+        self.events.iter().filter(is_command).filter_map(|event| event.tag.as_deref())
+    }
+
     /// The event that this one can be counted with: of a mail that was opened for the same reason and in the same command. Without
     /// a tag that is the command which has not ended yet.
     fn same_mail(&mut self, report: &ReportedItem) -> Option<&mut ReportedEvent> {
@@ -107,8 +115,8 @@ impl ReportedSession {
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It is kept; `finished`: its session is over.
-    Kept { finished: bool },
+    /// It is kept; `is_finished`: the end of its session has come, with it or before.
+    Kept { is_finished: bool },
     /// The same event was there already.
     Repeated,
     /// Its session has too many.
@@ -144,7 +152,7 @@ impl Sessions {
             reported.further += 1;
             reported.bytes += HASH_BYTES;
             self.bytes += HASH_BYTES;
-            return Added::Kept { finished: false };
+            return Added::Kept { is_finished: false };
         }
         if reported.events.len() + reported.usage.len() >= EVENTS_OF_A_SESSION {
             reported.seen.remove(&hash);
@@ -170,10 +178,13 @@ impl Sessions {
             }
             ReportedItem::Usage(usage) => reported.usage.push(usage),
         }
-        reported.is_finished |= finishes;
+        if finishes {
+            reported.finished_at.get_or_insert(now);
+        }
+        let is_finished = reported.finished_at.is_some();
         reported.bytes += bytes;
         self.bytes += bytes;
-        Added::Kept { finished: finishes }
+        Added::Kept { is_finished }
     }
 
     fn begin(&mut self, sender: Arc<str>, session: Option<String>, now: Instant) -> u64 {
@@ -187,7 +198,7 @@ impl Sessions {
             session,
             events: Vec::new(),
             usage: Vec::new(),
-            is_finished: false,
+            finished_at: None,
             mails: 0,
             further: 0,
             began: now,

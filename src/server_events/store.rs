@@ -5,7 +5,7 @@
 //! `receiver`; the agent takes the events of finished runs.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -26,13 +26,16 @@ use crate::telemetry::{Metrics, names::EventOutcome};
 
 /// The most bytes of memory of all events.
 const BYTES: usize = 16 << 20;
+/// How long the end of a session waits for events of its commands that come after it. Dovecot may send that of LOGOUT last,
+/// and it sends an event when the one before was answered: a round trip later.
+const AFTER_END: Duration = Duration::from_millis(250);
 
 /// The store.
 pub struct EventStore {
     metrics: Metrics,
     hasher: RandomState,
     state: Mutex<StoreState>,
-    /// Notified when a session has ended.
+    /// Notified when a session has ended, or more has come of one that has.
     session_finished: Notify,
 }
 
@@ -123,8 +126,8 @@ impl EventStore {
         }
         drop(state);
         match added {
-            Added::Kept { finished: true } => self.session_finished.notify_one(),
-            Added::Kept { finished: false } => {}
+            Added::Kept { is_finished: true } => self.session_finished.notify_one(),
+            Added::Kept { is_finished: false } => {}
             Added::Repeated => self.refused(Some(sender)),
             Added::Full => self.count(Some(sender), EventOutcome::Full, 1),
         }
@@ -154,14 +157,19 @@ impl EventStore {
         senders.any(|sender| sender.may_report(&run.target) && !state.silence.is_silent(&sender.name))
     }
 
-    /// Whether the session of this run has ended, as far as its server reports.
-    pub fn is_complete(&self, run: &RunKeys) -> bool {
+    /// From when on the report of a run is complete, as far as its server reports: the end of its session, if each command
+    /// after the login has its event, else a moment later. None while the session has not ended.
+    pub fn complete_at(&self, run: &RunKeys) -> Option<Instant> {
         let state = self.state();
         let ids = of_run(&state, run).0;
-        ids.into_iter().filter_map(|id| state.sessions.get(id)).any(|session| session.is_finished)
+        let sessions: Vec<_> = ids.into_iter().filter_map(|id| state.sessions.get(id)).collect();
+        let finished = sessions.iter().filter_map(|session| session.finished_at).min()?;
+        let commands: HashSet<_> = sessions.iter().flat_map(|session| session.finished_commands()).collect();
+        let is_reported = |tags: &[String; 2]| tags.iter().any(|tag| commands.contains(tag.as_str()));
+        Some(if run.after_login.iter().all(is_reported) { finished } else { finished + AFTER_END })
     }
 
-    /// Completes when a session has ended since the last call.
+    /// Completes when a session has ended, or more has come of one that has, since the last call.
     pub async fn session_finished(&self) {
         self.session_finished.notified().await;
     }

@@ -224,6 +224,30 @@ fn what_a_server_reports_is_below_the_commands_of_the_run_as_spans_of_another_se
 }
 
 #[test]
+fn the_event_of_a_command_may_come_behind_the_end_of_its_session() {
+    let receiver = Receiver::http();
+    let (runtime, port) = (runtime(), free_port());
+    let server = runtime.block_on(mail_server(Arc::new(move |session| {
+        // As Dovecot may send them: LOGOUT last.
+        let mut events = events("mail01.example", &session);
+        let last = events.len() - 1;
+        events.swap(last, last - 1);
+        tokio::spawn(async move { post(local(port), &format!("one:{SECRET}"), &texts(&events)).await });
+    })));
+    let config =
+        otlp(&receiver.url(), "http/protobuf") + &reception(port, "5s") + &target("mail01", server, "300ms", "290ms");
+    let agent = runtime.block_on(async { start(&config) });
+    let named = |inbox: &Inbox, name: &str| server_spans(inbox).iter().filter(|(_, span)| span.name == name).count();
+    receiver.wait(|inbox| named(inbox, "session") >= 5 && counted(inbox, "one", "joined") >= 20);
+    // Before the agent's end, at which no run waits.
+    receiver.look(|inbox| {
+        assert_eq!(named(inbox, "LOGOUT"), named(inbox, "session"));
+        assert_eq!(counted(inbox, "one", "late"), 0);
+    });
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+}
+
+#[test]
 fn a_run_without_events_waits_no_longer_than_configured_and_after_ten_no_longer_at_all() {
     let receiver = Receiver::http();
     let (runtime, port) = (runtime(), free_port());

@@ -85,7 +85,7 @@ impl AccountedServer {
         let ended = clock::now();
         let keys = RunKeys::of(&run, ended);
         for _ in 0..1_000 {
-            if self.store.is_complete(&keys) {
+            if self.store.complete_at(&keys).is_some_and(|complete| clock::now() >= complete) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

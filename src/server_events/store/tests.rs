@@ -1,5 +1,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
+use futures_util::FutureExt as _;
 use imaptrace_record::{ServerEventName, SpanId};
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, SdkMeterProvider,
@@ -46,11 +47,46 @@ fn a_run_takes_the_events_with_its_tags_and_those_of_the_same_session() {
     let translated = SampleSession { run: &behind, session: "s1" };
     receive(&store, "one", &translated.auth(), now);
     receive(&store, "one", &session.command("SELECT"), now);
-    assert!(!store.is_complete(&keys(&run, now)));
+    assert_eq!(store.complete_at(&keys(&run, now)), None);
     receive(&store, "one", &translated.end(), now);
-    assert!(store.is_complete(&keys(&run, now)));
+    assert!(store.complete_at(&keys(&run, now)).is_some());
     assert_eq!(joined(&store, &run, now), 3);
     assert_eq!(joined(&store, &run, now), 0, "they are taken");
+}
+
+#[test]
+fn a_run_is_complete_with_the_end_of_its_session_and_of_all_its_commands_or_a_moment_later() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    let session = SampleSession { run: &run, session: "s1" };
+    let complete = || store.complete_at(&keys(&run, now));
+    // Those before the login have no events.
+    let commands: Vec<_> = run.steps.iter().filter_map(|step| step.name.command()).collect();
+    let after_login = commands.iter().position(|name| name.is_login()).unwrap() + 1;
+    let names: Vec<_> = commands[after_login..].iter().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["LIST", "SELECT", "FETCH", "LOGOUT"]);
+    for name in &names[..3] {
+        store.receive(0, &session.command(name), now);
+    }
+    let logout = run.steps.iter().find(|step| step.name.as_str() == "LOGOUT").unwrap().span_id.unwrap().to_string();
+    store.receive(0, &session.opened("LOGOUT", &logout), now);
+    assert_eq!(complete(), None, "its session has not ended");
+    store.receive(0, &session.end(), now + SECOND);
+    assert_eq!(complete(), Some(now + SECOND + AFTER_END), "LOGOUT is not reported");
+    store.receive(0, &session.command("LOGOUT"), now + SECOND + Duration::from_millis(20));
+    assert_eq!(complete(), Some(now + SECOND));
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_by_what_comes_behind_the_end_of_a_session() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    let session = SampleSession { run: &run, session: "s1" };
+    let is_woken = || store.session_finished().now_or_never().is_some();
+    store.receive(0, &session.command("SELECT"), now);
+    assert!(!is_woken());
+    store.receive(0, &session.end(), now);
+    assert!(is_woken() && !is_woken());
+    store.receive(0, &session.command("LOGOUT"), now);
+    assert!(is_woken());
 }
 
 #[test]
@@ -181,7 +217,7 @@ fn mails_that_a_command_opens_leave_room_for_its_end_and_are_all_counted() {
         receive(&store, "one", &session.mail("FETCH", number), now);
     }
     receive(&store, "one", &session.end(), now);
-    assert!(store.is_complete(&keys(&run, now)));
+    assert!(store.complete_at(&keys(&run, now)).is_some());
     let report = store.take(&keys(&run, now), now);
     let mails: Vec<_> =
         report.events.iter().filter(|event| event.keys().tag.is_none() && !event.keys().finishes).collect();
