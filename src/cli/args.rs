@@ -141,6 +141,9 @@ pub(super) struct ProbeArgs {
     /// How commands are tagged [default: span_id]
     #[arg(long, value_name = "STYLE", value_parser = words(TAG), help_heading = "Journey")]
     pub(super) tag: Option<String>,
+    /// What the server is sent of the trace, beside the tags [default: off]
+    #[arg(long, value_name = "WHAT", value_parser = words(PROPAGATE), help_heading = "Journey")]
+    pub(super) propagate: Option<String>,
     /// Time for the whole run [default: 30s]
     #[arg(long, value_name = "TIME", help_heading = "Journey")]
     pub(super) timeout: Option<String>,
@@ -326,6 +329,8 @@ const TAG: WordHelp = &[
     ("span_id", "by the id of the command's span, 16 digits"),
     ("short", "by 7 characters, for servers that refuse more"),
 ];
+const PROPAGATE: WordHelp =
+    &[("off", "nothing"), ("session-id", "the trace id, as the session's name in a Dovecot that trusts this host")];
 
 /// The one list for parser, help and completions.
 fn words(words: WordHelp) -> PossibleValuesParser {
@@ -370,9 +375,14 @@ mod tests {
     #[test]
     fn the_words_are_those_of_the_configuration() {
         let known = |key: &str| config::choices(key).unwrap_or_else(|| panic!("{key}"));
-        for (key, words) in
-            [("security", SECURITY), ("auth", AUTH), ("address", ADDRESS), ("window", WINDOW), ("tag", TAG)]
-        {
+        for (key, words) in [
+            ("security", SECURITY),
+            ("auth", AUTH),
+            ("address", ADDRESS),
+            ("window", WINDOW),
+            ("tag", TAG),
+            ("propagate", PROPAGATE),
+        ] {
             let ours: Vec<_> = words.iter().map(|(word, _)| *word).collect();
             assert_eq!(ours, known(key), "{key}");
         }

@@ -379,6 +379,7 @@ fn flags(args: &ProbeArgs) -> Vec<Flag> {
         ("target.journey", &args.journey, "--journey"),
         ("target.timeout", &args.timeout, "--timeout"),
         ("target.tag", &args.tag, "--tag"),
+        ("target.propagate", &args.propagate, "--propagate"),
         ("otlp.endpoint", &args.otlp_endpoint, "--otlp-endpoint"),
         ("otlp.protocol", &args.otlp_protocol, "--otlp-protocol"),
     ])

@@ -249,7 +249,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     let journey = &target.journey;
     writeln!(
         out,
-        "  journey     {}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}, empty mailbox {}",
+        "  journey     {}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}, propagate {}, empty mailbox {}",
         journey.name(),
         journey.open.word().to_ascii_uppercase(),
         journey.mailbox.as_str(),
@@ -258,6 +258,7 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         on(journey.cold),
         journey.auth.word(),
         journey.tag.word(),
+        journey.propagate.word(),
         if journey.allow_empty { "allowed" } else { "fails" },
     )?;
     let Deadlines { run, resolve, connect, tls, greeting, command, write, logout } = target.deadlines;

@@ -118,7 +118,7 @@ pub struct Exports {
 /// The words of a key with a closed list, in the order of messages.
 #[cfg(test)]
 pub(crate) fn choices(key: &str) -> Option<Vec<&'static str>> {
-    use crate::plan::{AddressChoice, Auth, Choice, Security, TagStyle, Window};
+    use crate::plan::{AddressChoice, Auth, Choice, Propagation, Security, TagStyle, Window};
 
     fn words<T: Choice>() -> Vec<&'static str> {
         T::WORDS.iter().map(|(word, _)| *word).collect()
@@ -130,6 +130,7 @@ pub(crate) fn choices(key: &str) -> Option<Vec<&'static str>> {
         "address" => Some(words::<AddressChoice>()),
         "window" => Some(words::<Window>()),
         "tag" => Some(words::<TagStyle>()),
+        "propagate" => Some(words::<Propagation>()),
         _ => None,
     }
 }

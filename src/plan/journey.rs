@@ -26,6 +26,8 @@ pub struct Journey {
     pub auth: Auth,
     /// The form of command tags.
     pub tag: TagStyle,
+    /// What the server is sent of the trace.
+    pub propagate: Propagation,
 }
 
 impl Journey {
@@ -133,6 +135,19 @@ impl Choice for TagStyle {
     const WORDS: &'static [(&'static str, Self)] = &[("span_id", Self::SpanId), ("short", Self::Short)];
 }
 
+/// What the server is sent of the trace, beside the tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nothing.
+    Off,
+    /// The trace id, as the name of the session: `x-session-id` of ID (RFC 2971), which Dovecot takes from trusted clients.
+    SessionId,
+}
+
+impl Choice for Propagation {
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self::Off), ("session-id", Self::SessionId)];
+}
+
 /// A mailbox name in UTF-8, without CR, LF and NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mailbox(String);
@@ -216,8 +231,8 @@ mod tests {
 
     fn journey(newest: u32, window: Window, cold: bool) -> Journey {
         let mailbox = Mailbox::new("INBOX").unwrap();
-        let (open, auth, tag) = (Open::Select, Auth::Auto, TagStyle::SpanId);
-        Journey { mailbox, open, newest, window, allow_empty: false, cold, auth, tag }
+        let (open, auth, tag, propagate) = (Open::Select, Auth::Auto, TagStyle::SpanId, Propagation::Off);
+        Journey { mailbox, open, newest, window, allow_empty: false, cold, auth, tag, propagate }
     }
 
     /// The windows of so many runs, each of them held to be whole.

@@ -17,7 +17,7 @@ pub use choice::Choice;
 pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol};
 pub use imaptrace_imap::Limits;
 pub use imaptrace_record::Security;
-pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, TagStyle, Window};
+pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, Propagation, TagStyle, Window};
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use network::{Network, NetworkError};
 pub use run_limits::RunLimits;

@@ -20,8 +20,8 @@ use super::{Ids, Job, Prober, TargetContext};
 use crate::{
     net::Family,
     plan::{
-        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
-        TagStyle, Target, Timing, TlsOptions, UserName, Window,
+        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Propagation,
+        Security, TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
     secret::SecretSource,
 };
@@ -81,6 +81,7 @@ fn target(choice: u8, address: SocketAddr) -> Target {
     let security = if choice & 1 == 0 { Security::StartTls } else { Security::None };
     let auth = [Auth::Auto, Auth::Login, Auth::Plain, Auth::ScramSha256][usize::from(choice >> 1 & 3)];
     let tag = if choice & 8 == 0 { TagStyle::SpanId } else { TagStyle::Short };
+    let propagate = if choice & 16 == 0 { Propagation::Off } else { Propagation::SessionId };
     Target {
         name: "t".to_owned(),
         group: None,
@@ -100,6 +101,7 @@ fn target(choice: u8, address: SocketAddr) -> Target {
             cold: false,
             auth,
             tag,
+            propagate,
         },
         interval: Duration::from_secs(60),
         deadlines: Deadlines {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::{self, Deadline},
-    plan::{self, Open, Security},
+    plan::{self, Open, Propagation, Security},
     secret::SecretError,
 };
 
@@ -233,12 +233,17 @@ impl Conversation<'_> {
     }
 
     /// ID is a courtesy: NO and BAD are "no ID", and a server that closes over it is tried again without. Whether it was sent.
+    ///
+    /// Before the login it may have the name that the session is to have: Dovecot takes that then only, and of the first ID.
     async fn id(&mut self) -> Result<bool, Stop> {
         let advertised = self.driver.session.capabilities().is_some_and(|capabilities| capabilities.id);
         if !advertised || self.job.target.without_id.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let (mut step, exchange) = self.perform(&Command::Id).await?;
+        let is_before_login = self.driver.session.state() == imap::SessionState::NotAuthenticated;
+        let propagates = self.target.journey.propagate == Propagation::SessionId && is_before_login;
+        let session = propagates.then(|| self.recorder.run.trace_id.to_string());
+        let (mut step, exchange) = self.perform(&Command::Id { session: session.as_deref() }).await?;
         match exchange.result {
             Ok(_) => self.recorder.push(step),
             Err(fault)

@@ -16,8 +16,8 @@ use crate::{
     clock::{self, Anchor, injected},
     net::Family,
     plan::{
-        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
-        TagStyle, Target, Timing, TlsOptions, UserName, Window,
+        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Propagation,
+        Security, TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
     secret::SecretSource,
 };
@@ -48,6 +48,7 @@ fn target(address: SocketAddr) -> Target {
             cold: false,
             auth: Auth::Login,
             tag: TagStyle::SpanId,
+            propagate: Propagation::Off,
         },
         interval: Duration::from_secs(60),
         deadlines: Deadlines::default(),

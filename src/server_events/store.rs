@@ -1,8 +1,8 @@
 //! The events that have arrived and belong to no finished run yet, in memory, and which of them belong to a run.
 //!
-//! A run finds its events by the tags that it sent, by the sessions that these events name, and by the addresses and ports of its
-//! connection. Only senders that may report about its target count. Memory is bounded, and so is the age of events. Filled by
-//! `receiver`; the agent takes the events of finished runs.
+//! A run finds its events by the tags that it sent, by the name that it gave its session, by the sessions that these events
+//! name, and by the addresses and ports of its connection. Only senders that may report about its target count. Memory is
+//! bounded, and so is the age of events. Filled by `receiver`; the agent takes the events of finished runs.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -192,8 +192,8 @@ impl EventStore {
             report.events.extend(session.events);
             report.usage.extend(session.usage);
         }
-        for tag in &run.tags {
-            state.taken.add(self.hasher.hash_one(tag), now);
+        for key in run.tags.iter().chain(&run.session) {
+            state.taken.add(self.hasher.hash_one(key), now);
         }
         let silent = if report.events.is_empty() && run.is_reported {
             let StoreState { senders, silence, .. } = &mut *state;
@@ -240,12 +240,14 @@ impl EventStore {
     }
 }
 
-/// The sessions of a run, and those with one of its tags whose sender may not report about its target.
+/// The sessions of a run, and those with one of its tags or its name whose sender may not report about its target.
 fn of_run(state: &StoreState, run: &RunKeys) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let may_report =
         |name: &str| state.senders.iter().any(|sender| sender.name == name && sender.may_report(&run.target));
     let may = |id: &u64| state.sessions.get(*id).is_some_and(|session| may_report(&session.sender));
-    let (mut own, forged): (BTreeSet<u64>, BTreeSet<u64>) = state.sessions.with_tag(run).into_iter().partition(may);
+    let mut found = state.sessions.with_tag(run);
+    found.extend(run.session.iter().flat_map(|session| state.sessions.named(session)));
+    let (mut own, forged): (BTreeSet<u64>, BTreeSet<u64>) = found.into_iter().partition(may);
     own.extend(state.sessions.over_connection(run).filter(may));
     let sessions = own.iter().filter_map(|id| state.sessions.get(*id)?.session.as_deref());
     let beside: Vec<_> = sessions.flat_map(|session| state.sessions.named(session)).filter(may).collect();

@@ -441,7 +441,7 @@ fn the_probe_command_line_makes_one_target() {
     target ::1
       server      [::1]:1143, security starttls, address any
       account     default, password from command "pass"
-      journey     first-load: SELECT "Probe", newest 3, window newest, cold off, auth auto, tag short, empty mailbox fails
+      journey     first-load: SELECT "Probe", newest 3, window newest, cold off, auth auto, tag short, propagate off, empty mailbox fails
       interval    1m, timeout 5s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
@@ -549,7 +549,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
       account     default, password given (hidden)
       account     big, password from command "pass"
       labels      rack="a3"
-      journey     first-load: SELECT "INBOX", newest 20, window newest, cold off, auth auto, tag span_id, empty mailbox fails
+      journey     first-load: SELECT "INBOX", newest 20, window newest, cold off, auth auto, tag span_id, propagate off, empty mailbox fails
       interval    1m, timeout 30s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB
@@ -623,7 +623,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
       runs to deliver: 32MiB in memory, on disk 128MiB
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
       server events off
-      journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id, empty mailbox fails
+      journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id, propagate off, empty mailbox fails
       metrics per target every 15s, histograms explicit, timing on, labels none
     "#);
 }
@@ -897,7 +897,7 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
       server      mail001.example.org:993, security tls, address any
       account     default, password from file /run/secrets/mail001.example.org
       labels      rack="a3", where="mail001.example.org"
-      journey     first-load: SELECT "Probe", newest 20, window newest, cold off, auth auto, tag span_id, empty mailbox fails
+      journey     first-load: SELECT "Probe", newest 20, window newest, cold off, auth auto, tag span_id, propagate off, empty mailbox fails
       interval    90s, timeout 30s
       deadlines   resolve 5s, connect 5s, tls 5s, greeting 20s, command 20s, write 10s, logout 1s
       limits      line 64KiB, command 64MiB, run 256MiB, responses 100000, depth 32, literal kept 4KiB

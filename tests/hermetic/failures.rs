@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use imaptrace::{
-    plan::{Auth, Dns, Limits, Mailbox, Security, Target, TlsOptions},
+    plan::{Auth, Dns, Limits, Mailbox, Propagation, Security, Target, TlsOptions},
     secret::SecretSource,
 };
 use imaptrace_imap::{Condition, ResponseCode, Secret};
@@ -397,6 +397,32 @@ async fn id_follows_the_login_where_it_is_advertised_no_earlier_and_is_never_sen
         "connect greeting LOGIN ID!eof connect greeting LOGIN LIST SELECT FETCH LOGOUT",
         "{heard:?}"
     );
+}
+
+#[tokio::test]
+async fn the_name_of_the_session_goes_with_the_first_id_before_the_login_and_with_no_other() {
+    let rest = format!("C: LIST\n{SELECT}{FETCH}{LOGOUT}{BYE}");
+    let login = "C: LOGIN\nS: {tag} OK [CAPABILITY IMAP4rev1 ID] in\n";
+    let id = "C: ID (\"\nS: * ID NIL\nS: {tag} OK\n";
+    let (before, after) = ("S: * OK [CAPABILITY IMAP4rev1 ID] hi\n", "S: * OK [CAPABILITY IMAP4rev1] hi\n");
+    let no_id = login.replace(" ID]", "]");
+    for (script, propagate, sent, named) in [
+        (format!("{before}{id}{login}{rest}"), Propagation::SessionId, 1, true),
+        (format!("{before}{id}{login}{rest}"), Propagation::Off, 1, false),
+        // It would be of no use, and with PREAUTH the login is over, too.
+        (format!("{after}{login}{id}{rest}"), Propagation::SessionId, 1, false),
+        (format!("S: * PREAUTH [CAPABILITY IMAP4rev1 ID] hi\n{id}{rest}"), Propagation::SessionId, 1, false),
+        (format!("{after}{no_id}{rest}"), Propagation::SessionId, 0, false),
+    ] {
+        let (run, heard) = against_changed(&script, |target| target.journey.propagate = propagate).await;
+        assert_eq!(run.outcome, RunOutcome::Passed, "{heard:?}");
+        let ids: Vec<_> = heard.iter().filter(|line| line.contains(" ID (")).collect();
+        assert_eq!(ids.len(), sent, "{heard:?}");
+        let session = format!(" ID (\"x-session-id\" \"{}\" \"name\" \"imaptrace\" \"version\" ", run.trace_id);
+        let is_named = ids.iter().any(|line| line.contains(&session));
+        assert_eq!((is_named, format!("{heard:?}").contains("session")), (named, named), "{heard:?}");
+        assert!(run.first_loading_latency_s.is_some());
+    }
 }
 
 #[tokio::test]

@@ -282,7 +282,7 @@ proptest! {
             Command::Login { user: user.expose(), password: &secret },
             Command::Authenticate { mechanism: Mechanism::Plain, credentials },
             Command::Select { mailbox: &mailbox, read_only: false },
-            Command::Id,
+            Command::Id { session: Some(&mailbox) },
         ] {
             let parts = command.encode("t1", &capabilities).parts;
             let wire: Vec<u8> = parts.iter().flat_map(|part| part.bytes.iter().copied()).collect();

@@ -34,6 +34,8 @@ pub(crate) struct Session {
     remote: SocketAddr,
     /// The tags and commands that came.
     commands: Vec<(String, String)>,
+    /// The name that the client gave it.
+    name: Option<String>,
 }
 
 /// What a server does at the end of a session.
@@ -41,21 +43,26 @@ pub(crate) type AtEnd = Arc<dyn Fn(Session) + Send + Sync>;
 
 /// A mail server with an empty mailbox, which hands each session to the test before the last answer is written.
 pub(crate) async fn mail_server(at_end: AtEnd) -> SocketAddr {
+    server_with("IMAP4rev1", at_end).await
+}
+
+/// The same with these capabilities before the login.
+async fn server_with(capabilities: &'static str, at_end: AtEnd) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream, at_end.clone()));
+            tokio::spawn(converse(stream, capabilities, at_end.clone()));
         }
     });
     address
 }
 
-async fn converse(stream: TcpStream, at_end: AtEnd) {
+async fn converse(stream: TcpStream, capabilities: &str, at_end: AtEnd) {
     let (local, remote) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-    let mut session = Session { local, remote, commands: Vec::new() };
+    let mut session = Session { local, remote, commands: Vec::new(), name: None };
     let mut stream = BufReader::new(stream);
-    let mut answer = "* OK [CAPABILITY IMAP4rev1] hi\r\n".to_owned();
+    let mut answer = format!("* OK [CAPABILITY {capabilities}] hi\r\n");
     while stream.write_all(answer.as_bytes()).await.is_ok() {
         let mut line = String::new();
         if !stream.read_line(&mut line).await.is_ok_and(|length| length > 0) {
@@ -64,6 +71,8 @@ async fn converse(stream: TcpStream, at_end: AtEnd) {
         let (tag, command) = line.trim_end().split_once(' ').unwrap_or_default();
         let word = command.split(' ').next().unwrap_or_default();
         session.commands.push((tag.to_owned(), word.to_owned()));
+        let name = command.split_once("(\"x-session-id\" \"").and_then(|(_, rest)| rest.split('"').next());
+        session.name = session.name.or_else(|| name.map(str::to_owned));
         answer = match word {
             "SELECT" => format!("* 0 EXISTS\r\n{tag} OK done\r\n"),
             "LOGOUT" => {
@@ -78,8 +87,9 @@ async fn converse(stream: TcpStream, at_end: AtEnd) {
 /// One event, as Dovecot posts it.
 fn event(name: &str, host: &str, session: &Session, more: &[(&str, Value)]) -> Value {
     let now = jiff::Timestamp::now();
+    let of_session = session.name.clone().unwrap_or_else(|| format!("s{}", session.remote.port()));
     let mut fields = json!({
-        "duration": 200, "session": format!("s{}", session.remote.port()), "user": "planted-user", "mailbox": "planted-box",
+        "duration": 200, "session": of_session, "user": "planted-user", "mailbox": "planted-box",
         "cmd_args": "planted-args", "local_ip": session.local.ip(), "local_port": session.local.port(),
         "remote_ip": session.remote.ip(), "remote_port": session.remote.port(),
     });
@@ -245,6 +255,45 @@ fn the_event_of_a_command_may_come_behind_the_end_of_its_session() {
         assert_eq!(counted(inbox, "one", "late"), 0);
     });
     runtime.block_on(stop(agent, Signal::SIGTERM));
+}
+
+#[test]
+fn a_session_with_the_name_of_the_trace_joins_where_tags_and_addresses_do_not() {
+    let receiver = Receiver::http();
+    let (runtime, port) = (runtime(), free_port());
+    let server = runtime.block_on(server_with(
+        "IMAP4rev1 ID",
+        Arc::new(move |session: Session| {
+            // Behind a proxy: another connection, and no command is reported.
+            let behind = Session { remote: local(9), ..session };
+            tokio::spawn(async move {
+                let events = |host| {
+                    texts(
+                        &["auth_request_finished", "mail_user_session_finished"]
+                            .map(|name| event(name, host, &behind, &[("success", "yes".into())])),
+                    )
+                };
+                post(local(port), &format!("two:{SECRET}"), &events("forged.example")).await;
+                post(local(port), &format!("one:{SECRET}"), &events("mail01.example")).await;
+            });
+        }),
+    ));
+    let mut config = otlp(&receiver.url(), "http/protobuf") + &reception(port, "1s");
+    config += &(target("mail01", server, "500ms", "490ms") + "propagate = \"session-id\"\n");
+    // This one does not send its trace id.
+    config += &target("mail02", server, "500ms", "490ms");
+    let agent = runtime.block_on(async { start(&config) });
+    receiver.wait(|inbox| server_spans(inbox).iter().filter(|(_, span)| span.name == "session").count() >= 3);
+    receiver.wait(|inbox| counted(inbox, "two", "rejected") > 0);
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+    receiver.look(|inbox| {
+        for (host, span) in server_spans(inbox) {
+            let root = roots(inbox).into_iter().find(|root| root.trace_id == span.trace_id).unwrap();
+            assert_eq!((host.as_str(), value(&root, "imaptrace.target.name").as_str()), ("mail01.example", "mail01"));
+            let of_run = spans_of(inbox, &root);
+            assert!(of_run.iter().any(|span| span.name == "ID") && of_run.iter().any(|span| span.name == "auth"));
+        }
+    });
 }
 
 #[test]

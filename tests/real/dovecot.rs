@@ -7,15 +7,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use imaptrace::plan::{Auth, Host, Mailbox, Open, Security, Target};
+use imaptrace::plan::{Auth, Host, Mailbox, Open, Propagation, Security, Target};
 use imaptrace_imap::{Condition, ResponseCode};
 use imaptrace_record::{ErrorType, Run, RunOutcome, ServerText, StepName, Verified};
 
 use crate::support::{
     dovecot::{BIG, Dovecot, EMPTY, Options, USER1, USER2, USER3},
-    program::Program,
+    program::{Program, wait_until},
     proxy::Proxy,
     run::{account, run, steps, target},
+    servers::{Kind, Server},
 };
 
 /// One for all tests that break nothing, ended with the last of those that use it at a time.
@@ -216,6 +217,41 @@ async fn short_tags_work_too() {
     let mut target = at(&server, Security::Tls, USER1);
     target.journey.tag = imaptrace::plan::TagStyle::Short;
     assert_eq!(run(target).await.outcome, RunOutcome::Passed);
+}
+
+/// A run that sends its trace id, and the name that the session has in the line of its login.
+async fn propagated(mut target: Target, log: impl Fn() -> String) -> (Run, String) {
+    target.journey.propagate = Propagation::SessionId;
+    let run = run(target).await;
+    assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
+    let name = wait_until("the line of the login", || {
+        let log = log();
+        // "Login" in 2.3, "Logged in" in 2.4.
+        let line = log.lines().find(|line| line.contains("imap-login: Info: Log") && line.contains("user=<user1>"))?;
+        Some(line.split_once("session=<")?.1.split('>').next()?.to_owned())
+    });
+    let order: Vec<_> = run.steps.iter().filter(|step| step.is_command()).map(|step| step.name.as_str()).collect();
+    assert_eq!(order[..2], ["ID", "AUTHENTICATE"]);
+    let last = run.steps.iter().rev().find(|step| step.messages.is_some() || step.mailbox_messages == Some(0)).unwrap();
+    assert_eq!(run.first_loading_latency_s, Some(last.end_s()));
+    (run, name)
+}
+
+#[tokio::test]
+async fn the_trace_id_is_the_sessions_name_where_the_server_trusts_the_client_and_not_elsewhere() {
+    for (settings, is_trusted) in [("login_trusted_networks = 127.0.0.1/32\n", true), ("", false)] {
+        let server = Dovecot::start(&Options { settings: settings.into(), ..Options::default() });
+        let (run, name) = propagated(at(&server, Security::Tls, USER1), || server.log()).await;
+        assert_eq!(name == run.trace_id.to_string(), is_trusted, "{name} {settings}");
+        if is_trusted {
+            // The process of the mailbox has it, too.
+            let end = format!("><{name}>: Info: Disconnected: Logged out");
+            wait_until("the line of the end", || server.log().contains(&end).then_some(()));
+        }
+        let newer = Server::start(Kind::Dovecot24, settings);
+        let (run, name) = propagated(newer.target(Security::Tls, USER1), || newer.log()).await;
+        assert_eq!(name == run.trace_id.to_string(), is_trusted, "2.4: {name} {settings}");
+    }
 }
 
 #[tokio::test]

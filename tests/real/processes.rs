@@ -15,7 +15,7 @@ use std::{
 
 use imaptrace::{
     clock,
-    plan::{AddressChoice, Glob, Host, Security, Target},
+    plan::{AddressChoice, Glob, Host, Propagation, Security, Target},
     process_accounting::{MailLog, ProcessAccounting, ProcessAccountingSettings, SessionQuery},
     secret::SecretSource,
     server_events::{
@@ -83,7 +83,7 @@ impl AccountedServer {
         let mut run = run(target).await;
         assert_eq!(run.outcome, RunOutcome::Passed, "{:?}", run.failing_step());
         let ended = clock::now();
-        let keys = RunKeys::of(&run, ended);
+        let keys = RunKeys::of(&run, Propagation::Off, ended);
         for _ in 0..1_000 {
             if self.store.complete_at(&keys).is_some_and(|complete| clock::now() >= complete) {
                 break;

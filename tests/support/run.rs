@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use imaptrace::{
     net::Family,
     plan::{
-        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Security,
-        TagStyle, Target, Timing, TlsOptions, UserName, Window,
+        Account, AddressChoice, Auth, Deadlines, Dns, Endpoint, Host, Journey, Limits, Mailbox, Open, Propagation,
+        Security, TagStyle, Target, Timing, TlsOptions, UserName, Window,
     },
     probe::{Ids, Job, Prober, TargetContext},
     secret::SecretSource,
@@ -34,6 +34,7 @@ pub fn target(address: SocketAddr, security: Security) -> Target {
             cold: false,
             auth: Auth::Auto,
             tag: TagStyle::SpanId,
+            propagate: Propagation::Off,
         },
         interval: Duration::from_secs(60),
         deadlines: Deadlines::default(),

@@ -22,7 +22,10 @@ pub enum Command<'a> {
     /// Begins TLS.
     StartTls,
     /// Names the client (RFC 2971): name and version.
-    Id,
+    Id {
+        /// The name that the session is to have in the server's log, as Dovecot's `x-session-id`. Only before the login.
+        session: Option<&'a str>,
+    },
     /// Logs in by user name and password.
     Login {
         /// The user name.
@@ -103,7 +106,7 @@ impl Command<'_> {
         match self {
             Self::Capability => CommandName::Capability,
             Self::StartTls => CommandName::StartTls,
-            Self::Id => CommandName::Id,
+            Self::Id { .. } => CommandName::Id,
             Self::Login { .. } => CommandName::Login,
             Self::Authenticate { .. } => CommandName::Authenticate,
             Self::Namespace => CommandName::Namespace,
@@ -125,10 +128,16 @@ impl Command<'_> {
         writer.raw(tag.as_bytes()).raw(b" ").raw(self.name().as_str().as_bytes());
         match self {
             Self::Capability | Self::StartTls | Self::Namespace | Self::Logout => &mut writer,
-            Self::Id => writer
-                .raw(b" (\"name\" \"imaptrace\" \"version\" \"")
-                .raw(env!("CARGO_PKG_VERSION").as_bytes())
-                .raw(b"\")"),
+            Self::Id { session } => {
+                writer.raw(b" (");
+                if let Some(session) = session {
+                    writer.raw(b"\"x-session-id\" ").string(session).raw(b" ");
+                }
+                writer
+                    .raw(b"\"name\" \"imaptrace\" \"version\" \"")
+                    .raw(env!("CARGO_PKG_VERSION").as_bytes())
+                    .raw(b"\")")
+            }
             Self::Login { user, password } => writer.raw(b" ").string(user).raw(b" ").string(password.expose()),
             Self::Authenticate { mechanism, credentials } => writer.authenticate(*mechanism, *credentials),
             Self::List => writer.raw(b" \"\" \"*\""),
@@ -281,6 +290,15 @@ mod tests {
             wire(&Command::Fetch { from: 5, to: 24, whole: true }, ""),
             ["T FETCH 5:24 (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER])\r\n"]
         );
+    }
+
+    #[test]
+    fn id_names_the_client_and_the_session_only_where_it_is_given() {
+        let client = format!("\"name\" \"imaptrace\" \"version\" \"{}\")\r\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(wire(&Command::Id { session: None }, ""), [format!("T ID ({client}")]);
+        let session = Some("4bf92f3577b34da6a3ce929d0e0e4736");
+        let named = format!("T ID (\"x-session-id\" \"4bf92f3577b34da6a3ce929d0e0e4736\" {client}");
+        assert_eq!(wire(&Command::Id { session }, ""), [named]);
     }
 
     #[test]

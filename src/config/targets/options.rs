@@ -16,8 +16,8 @@ use crate::{
         schema::TableKeys,
     },
     plan::{
-        AddressChoice, Auth, Deadlines, Host, Journey, Mailbox, Open, ProxyProtocol, Security, TagStyle, TlsOptions,
-        UserName, Window,
+        AddressChoice, Auth, Deadlines, Host, Journey, Mailbox, Open, Propagation, ProxyProtocol, Security, TagStyle,
+        TlsOptions, UserName, Window,
     },
 };
 
@@ -133,6 +133,7 @@ options! {
     interval: Duration, in ALL, by Field::duration, or Duration::from_secs(60);
     open: Open, in ALL, by Field::choice, or Open::Select;
     tag: TagStyle, in ALL, by Field::choice, or TagStyle::SpanId;
+    propagate: Propagation, in ALL, by Field::choice, or Propagation::Off;
     auth: Auth, in ALL, by Field::choice, or Auth::Auto;
     address: AddressChoice, in ALL, by Field::choice, or AddressChoice::Any;
     source_address: IpAddr, in ALL, by address;

@@ -106,6 +106,7 @@ pub(crate) fn assemble(
             cold,
             auth: options.auth(),
             tag: options.tag(),
+            propagate: options.propagate(),
         },
         interval: options.interval(),
         deadlines: Deadlines {

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
 use crate::{
+    plan::Propagation,
     server_events::{
         RunKeys,
         samples::{AGE, SampleSession, passed, sender},
@@ -56,7 +57,10 @@ async fn is_closed(stream: &mut DuplexStream) -> bool {
 
 fn joined(reception: &ReceiverContext) -> usize {
     let now = clock::now();
-    let keys = RunKeys { began: now.checked_sub(Duration::from_secs(60)).unwrap(), ..RunKeys::of(&passed(), now) };
+    let keys = RunKeys {
+        began: now.checked_sub(Duration::from_secs(60)).unwrap(),
+        ..RunKeys::of(&passed(), Propagation::Off, now)
+    };
     let EventSink::Store(store) = &reception.sink else { panic!("{:?}", reception.sink) };
     store.take(&keys, now).events.len()
 }

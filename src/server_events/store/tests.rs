@@ -10,6 +10,7 @@ use opentelemetry_sdk::metrics::{
 use super::*;
 use crate::{
     clock,
+    plan::Propagation,
     server_events::assemble,
     server_events::samples::{AGE, SampleSession, passed, sender, store},
     telemetry::names,
@@ -19,7 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of a run that ends now and began before any event came.
 fn keys(run: &imaptrace_record::Run, now: Instant) -> RunKeys {
-    RunKeys { began: now.checked_sub(SECOND).unwrap(), ..RunKeys::of(run, now) }
+    RunKeys { began: now.checked_sub(SECOND).unwrap(), ..RunKeys::of(run, Propagation::Off, now) }
 }
 
 fn joined(store: &EventStore, run: &imaptrace_record::Run, now: Instant) -> usize {
@@ -63,16 +64,16 @@ fn a_run_is_complete_with_the_end_of_its_session_and_of_all_its_commands_or_a_mo
     let commands: Vec<_> = run.steps.iter().filter_map(|step| step.name.command()).collect();
     let after_login = commands.iter().position(|name| name.is_login()).unwrap() + 1;
     let names: Vec<_> = commands[after_login..].iter().map(|name| name.as_str()).collect();
-    assert_eq!(names, ["LIST", "SELECT", "FETCH", "LOGOUT"]);
-    for name in &names[..3] {
-        store.receive(0, &session.command(name), now);
+    assert_eq!(names, ["SELECT", "FETCH", "LOGOUT"]);
+    for name in &names[..2] {
+        receive(&store, "one", &session.command(name), now);
     }
     let logout = run.steps.iter().find(|step| step.name.as_str() == "LOGOUT").unwrap().span_id.unwrap().to_string();
-    store.receive(0, &session.opened("LOGOUT", &logout), now);
+    receive(&store, "one", &session.opened("LOGOUT", &logout), now);
     assert_eq!(complete(), None, "its session has not ended");
-    store.receive(0, &session.end(), now + SECOND);
+    receive(&store, "one", &session.end(), now + SECOND);
     assert_eq!(complete(), Some(now + SECOND + AFTER_END), "LOGOUT is not reported");
-    store.receive(0, &session.command("LOGOUT"), now + SECOND + Duration::from_millis(20));
+    receive(&store, "one", &session.command("LOGOUT"), now + SECOND + Duration::from_millis(20));
     assert_eq!(complete(), Some(now + SECOND));
 }
 
@@ -81,12 +82,46 @@ async fn who_waits_is_woken_by_what_comes_behind_the_end_of_a_session() {
     let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
     let session = SampleSession { run: &run, session: "s1" };
     let is_woken = || store.session_finished().now_or_never().is_some();
-    store.receive(0, &session.command("SELECT"), now);
+    receive(&store, "one", &session.command("SELECT"), now);
     assert!(!is_woken());
-    store.receive(0, &session.end(), now);
+    receive(&store, "one", &session.end(), now);
     assert!(is_woken() && !is_woken());
-    store.receive(0, &session.command("LOGOUT"), now);
+    receive(&store, "one", &session.command("LOGOUT"), now);
     assert!(is_woken());
+}
+
+/// The keys of a run whose target sends the trace id as the name of its session.
+fn propagated(run: &imaptrace_record::Run, now: Instant) -> RunKeys {
+    RunKeys { began: now.checked_sub(SECOND).unwrap(), ..RunKeys::of(run, Propagation::SessionId, now) }
+}
+
+#[test]
+fn a_session_with_the_name_of_the_trace_is_taken_where_the_target_sends_it_and_from_its_senders() {
+    let (run, now) = (passed(), clock::now());
+    let (name, far) = (run.trace_id.to_string(), other(&run, 5));
+    // Neither its tags nor its connection are those of the run.
+    let session = SampleSession { run: &far, session: &name };
+    let (store, counts) = counted(&[("one", &["mail*"]), ("two", &["other"])]);
+    receive(&store, "two", &session.auth(), now);
+    receive(&store, "one", &session.auth(), now);
+    assert!(store.complete_at(&propagated(&run, now)).is_none());
+    receive(&store, "one", &session.end(), now);
+    assert!(store.complete_at(&propagated(&run, now)).is_some());
+    assert_eq!(joined(&store, &run, now), 0, "the target of this one does not send it");
+    assert_eq!(store.take(&propagated(&run, now), now).events.len(), 2);
+    receive(&store, "one", &session.auth(), now);
+    let expected = [("one joined", 2), ("one late", 1), ("two rejected", 1)];
+    assert_eq!(counts(), expected.map(|(words, count)| (words.to_owned(), count)));
+}
+
+#[test]
+fn what_comes_under_the_name_of_a_trace_is_late_though_nothing_came_before() {
+    let (store, counts) = counted(&[("one", &["mail*"])]);
+    let (run, now) = (passed(), clock::now());
+    let name = run.trace_id.to_string();
+    assert_eq!(store.take(&propagated(&run, now), now).events.len(), 0);
+    receive(&store, "one", &SampleSession { run: &other(&run, 5), session: &name }.auth(), now);
+    assert_eq!(counts(), [("one late".to_owned(), 1)]);
 }
 
 #[test]
@@ -302,7 +337,7 @@ fn events_of_a_sender_that_is_replaced_join_by_what_it_may_report_now_and_of_one
 #[test]
 fn runs_wait_again_for_a_silent_sender_that_has_changed_and_not_for_one_that_is_as_before() {
     let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
-    let waits = || store.is_worth_waiting(&keys(&run, now));
+    let waits = || store.should_wait(&keys(&run, now));
     for _ in 0..10 {
         joined(&store, &run, now);
     }

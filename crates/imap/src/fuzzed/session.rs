@@ -125,7 +125,10 @@ impl Client {
         match (what & 0x0f, inside, state == SessionState::Selected) {
             (0, ..) => self.begin(Kind::Other, &Command::Capability),
             (1, false, _) => self.begin(Kind::StartTls, &Command::StartTls),
-            (2, ..) => self.begin(Kind::Other, &Command::Id),
+            (2, ..) => {
+                let session = (what & 0x10 != 0).then_some("4bf92f3577b34da6a3ce929d0e0e4736");
+                self.begin(Kind::Other, &Command::Id { session });
+            }
             (3, false, _) => self.begin(Kind::Login, &Command::Login { user, password }),
             (4 | 13 | 14, false, _) => {
                 let mechanism = match what & 0x0f {

@@ -67,7 +67,7 @@ fn the_strings_of_id_may_be_literals_and_only_nil_is_none() {
         ("* ID (\"name\" None \"Dovecot\")\r\n", Some("Dovecot"), None),
     ] {
         let mut session = greeted();
-        run(&mut session, &Command::Id, &[answer.as_bytes(), b"t1 OK done\r\n"].concat());
+        run(&mut session, &Command::Id { session: None }, &[answer.as_bytes(), b"t1 OK done\r\n"].concat());
         let text = |text: Option<&[u8]>| text.map(|text| String::from_utf8(text.to_vec()).unwrap());
         let id = session.id();
         assert_eq!((text(id.0), text(id.1)), (name.map(str::to_owned), version.map(str::to_owned)), "{answer}");
