@@ -21,6 +21,7 @@ mod outcome;
 pub mod printable;
 mod run;
 mod server_events;
+mod server_times;
 mod server_wait;
 mod step;
 mod text;
@@ -37,6 +38,7 @@ pub use names::{AddressFamily, JourneyName, JourneyNameError, SetupStep, StepNam
 pub use outcome::{RunOutcome, SkipReason, StepOutcome};
 pub use run::{Note, NoteLevel, Run, SCHEMA, Security, Server, UsualFacts};
 pub use server_events::{ServerEvent, ServerEventName, ServerEvents, ServerHost, ServerProcess, ServerProcessName};
+pub use server_times::ServerTimes;
 pub use server_wait::ServerWait;
 pub use step::{
     ChainCertificate, ClockSource, CloseNotify, CommandState, ConnectAttempt, ConnectFacts, EventName, ResolveFacts,

@@ -1,4 +1,6 @@
-use imaptrace_record::SignedSeconds;
+use std::time::{Duration, SystemTime};
+
+use imaptrace_record::{SignedSeconds, SpanId};
 use opentelemetry::Value;
 
 use super::*;
