@@ -2,7 +2,7 @@
 //!
 //! A file may hold a record that no probe makes, with ten thousand steps or texts of megabytes. Called by `cli` for `show`.
 
-use imaptrace_record::{Run, Step, StepName, Verdict};
+use imaptrace_record::{Run, ServerEvents, Step, StepName, Verdict};
 
 use super::{
     Style,
@@ -78,6 +78,9 @@ pub(super) fn bounded(mut run: Run) -> (Run, Option<String>) {
     for name in [&mut run.failed_step, &mut run.slowest_step].into_iter().flatten() {
         cut.name(name);
     }
+    if let Some(server) = &mut run.server_events {
+        cut.server_events(server);
+    }
     if let Some(verdict) = &mut run.verdict {
         cut.verdict(verdict);
     }
@@ -139,6 +142,15 @@ impl Cut {
             for text in [&mut tls.version, &mut tls.cipher, &mut tls.sha256, &mut tls.key].into_iter().flatten() {
                 self.text(text);
             }
+        }
+    }
+
+    fn server_events(&mut self, server: &mut ServerEvents) {
+        self.list(&mut server.hosts, FACTS, "hosts");
+        self.list(&mut server.events, ServerEvents::MAX_EVENTS, "events of the server");
+        self.list(&mut server.processes, ServerEvents::MAX_PROCESSES, "processes of the server");
+        for event in &mut server.events {
+            self.list(&mut event.reasons, ServerEvents::MAX_REASONS, "reasons");
         }
     }
 

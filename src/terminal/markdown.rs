@@ -13,6 +13,7 @@ use super::{
     comparison_text::{difference, ratio},
     failure::{endpoint, outcome_text},
     hints::failure_hint,
+    inner_rows::{InnerRow, InnerRows, reporters},
     kept::bounded,
     table::{doubtful, label, slowest},
     text::{duration, safe, size, times},
@@ -56,6 +57,7 @@ pub fn markdown(run: Run) -> String {
     let id: Vec<_> = id.map(ServerText::as_str).collect();
     facts.extend((!id.is_empty()).then(|| ("Software", id.join(" "))));
     facts.extend(run.server.rtt_min_s.map(|rtt| ("Round trip", duration(rtt, STYLE))));
+    facts.extend(reporters(run, STYLE).map(|words| ("Events", words)));
     facts.push(("Trace", run.trace_id.to_string()));
     if !run.steps.is_empty() {
         page.push_str("| Step | Took | Usual | Server | Network | Transfer | Received | Status | |\n");
@@ -65,6 +67,7 @@ pub fn markdown(run: Run) -> String {
         }
         page.push('\n');
     }
+    inside(run, &mut page);
     for (name, text) in facts {
         writeln!(page, "- {name}: {}", code(&text)).unwrap_or(());
     }
@@ -72,6 +75,27 @@ pub fn markdown(run: Run) -> String {
         writeln!(page, "- {cut}").unwrap_or(());
     }
     page
+}
+
+/// A second table, of the inside of the steps, where anything is known of it.
+fn inside(run: &Run, page: &mut String) {
+    let rows = InnerRows::of(run, STYLE);
+    if rows.all().next().is_none() {
+        return;
+    }
+    page.push_str("| Inside | What | From | Took | |\n|:--|:--|--:|--:|:--|\n");
+    let mut line = |of: &str, row: &InnerRow| {
+        let from = row.times.map(|(from, _)| duration(from, STYLE)).unwrap_or_default();
+        // The time between a sum's samples is in its facts.
+        let took = row.times.map(|_| duration(row.took, STYLE)).unwrap_or_default();
+        let cells = [code(of), code(&row.name), from, took, code(&row.facts.join(", "))];
+        writeln!(page, "| {} |", cells.join(" | ")).unwrap_or(());
+    };
+    for (index, step) in run.steps.iter().enumerate() {
+        rows.of_step(index).iter().for_each(|row| line(&label(step, STYLE), row));
+    }
+    rows.of_session().iter().for_each(|row| line("session", row));
+    page.push('\n');
 }
 
 fn row_of(run: &Run, step: &Step, page: &mut String) {
@@ -167,7 +191,12 @@ mod tests {
 
     #[test]
     fn the_cases_that_users_meet_look_like_this() {
-        let pages = [("slow_fetch", samples::slow_fetch()), ("login_refused", samples::login_refused())];
+        let reported = crate::terminal::server_samples::reported(samples::slow_fetch());
+        let pages = [
+            ("slow_fetch", samples::slow_fetch()),
+            ("login_refused", samples::login_refused()),
+            ("reported", reported),
+        ];
         for (name, run) in pages {
             insta::assert_snapshot!(name, markdown(run));
         }
@@ -203,8 +232,12 @@ mod tests {
         #[test]
         fn a_table_has_as_many_cells_in_each_row_whatever_a_run_holds(run in samples::any_run()) {
             let page = markdown(run.clone());
-            for line in page.lines().filter(|line| line.starts_with('|')) {
-                prop_assert_eq!(line.matches('|').count(), 10, "{}", line);
+            let lines: Vec<_> = page.lines().collect();
+            for table in lines.split(|line| !line.starts_with('|')).filter(|table| !table.is_empty()) {
+                let cells = |line: &str| line.matches('|').count();
+                let head = cells(table[0]);
+                prop_assert!(head == 10 || head == 6, "{}", table[0]);
+                prop_assert!(table.iter().all(|line| cells(line) == head), "{table:?}");
             }
             let page = comparison_markdown(&Comparison::new(samples::passed(), run));
             prop_assert!(!page.contains(|character: char| character.is_control() && character != '\n'), "{page}");

@@ -11,6 +11,7 @@ mod comparison_text;
 mod conversation;
 mod failure;
 mod hints;
+mod inner_rows;
 mod json;
 mod kept;
 mod line;
@@ -19,6 +20,8 @@ mod nagios;
 mod parts;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod server_samples;
 mod spread;
 mod style;
 mod summary;

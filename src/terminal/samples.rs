@@ -12,6 +12,8 @@ use imaptrace_record::{
 };
 use proptest::{collection, option, prelude::*, sample};
 
+use super::server_samples::{any_reports, reported};
+
 pub(super) fn us(micros: u64) -> Seconds {
     Seconds::from_micros(micros)
 }
@@ -316,7 +318,7 @@ pub(super) fn far_away() -> Run {
     run
 }
 
-pub(super) fn all() -> [(&'static str, Run); 8] {
+pub(super) fn all() -> [(&'static str, Run); 9] {
     [
         ("passed", passed()),
         ("empty_mailbox", empty_mailbox()),
@@ -326,6 +328,7 @@ pub(super) fn all() -> [(&'static str, Run); 8] {
         ("slow_fetch", slow_fetch()),
         ("uncertain", uncertain()),
         ("far_away", far_away()),
+        ("reported", reported(slow_fetch())),
     ]
 }
 
@@ -399,6 +402,7 @@ pub(super) fn any_run() -> impl Strategy<Value = Run> {
     let names = (option::of(text()), option::of(text()), option::of(text()));
     let times = (time(), option::of(time()), option::of(time()), -30_000_000_000_i64..200_000_000_000);
     let marks = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(time()));
+    let kept = (any::<bool>(), option::of(any_reports(time, text)));
     let timing = (option::of(time()), option::of(time()), marks);
     (
         sample::select(all().map(|(_, run)| run).to_vec()),
@@ -407,10 +411,11 @@ pub(super) fn any_run() -> impl Strategy<Value = Run> {
         times,
         timing,
         collection::vec(step(), 0..12),
-        any::<bool>(),
+        kept,
     )
-        .prop_map(|(base, head, names, times, timing, steps, keep)| {
+        .prop_map(|(base, head, names, times, timing, steps, (keep, server))| {
             let mut run = base;
+            run.server_events = server.map(Box::new);
             (run.target, run.account, run.server.address) = (head.0, head.1, head.2);
             run.family = head.3.map(|six| if six { AddressFamily::Ipv6 } else { AddressFamily::Ipv4 });
             run.outcome = [RunOutcome::Passed, RunOutcome::Failed, RunOutcome::Void][usize::from(head.4)];

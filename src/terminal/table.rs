@@ -12,6 +12,7 @@ use super::{
     bar::Axis,
     failure::finding,
     hints::failure_hint,
+    inner_rows::{InnerRow, InnerRows, WAIT},
     parts::{TimePart, TimeParts},
     text::{TextLine, Tone, clip, duration, safe, size, times, wrap},
 };
@@ -50,6 +51,7 @@ pub(super) struct TextTable<'a> {
     figures: Vec<Figure>,
     status: usize,
     code: usize,
+    inner: InnerRows,
 }
 
 impl<'a> TextTable<'a> {
@@ -57,7 +59,10 @@ impl<'a> TextTable<'a> {
         let most = |text: &dyn Fn(&Step) -> String, limit: usize| {
             run.steps.iter().map(|step| text(step).width()).max().unwrap_or_default().min(limit)
         };
-        let name = most(&|step| label(step, style), (style.width / 5).max(12));
+        let inner = InnerRows::of(run, style);
+        let longest = (style.width / 5).max(12);
+        let inner_name = inner.all().map(|row| row.label().width()).max().unwrap_or_default().min(longest);
+        let name = most(&|step| label(step, style), longest).max(inner_name);
         let status = most(&|step| step.status.map(|status| status.to_string()).unwrap_or_default(), FIGURE);
         let code = most(&|step| step.code.map(|code| code.to_string()).unwrap_or_default(), 20);
         let doubtful = run.uncertain == Some(true) || run.steps.iter().any(|step| step.uncertain == Some(true));
@@ -72,6 +77,7 @@ impl<'a> TextTable<'a> {
             figures: Vec::new(),
             status: 0,
             code: 0,
+            inner,
         };
         let mark = most(&|step| table.mark(step), 16);
         let mut space = style.width.saturating_sub(name + 1 + 1 + took + if mark > 0 { mark + 1 } else { 0 });
@@ -148,6 +154,29 @@ impl<'a> TextTable<'a> {
             line.push(tone, format!(" {mark}"));
         }
         line.write(style, page);
+    }
+
+    /// What is known of the inside of the step with this index, and behind the login of the session: a line each.
+    pub(super) fn inside(&self, index: usize, page: &mut String) {
+        for row in self.inner.behind(index) {
+            self.inner_row(row, page);
+        }
+    }
+
+    fn inner_row(&self, row: &InnerRow, page: &mut String) {
+        let tone = if row.refused { Tone::Warn } else { Tone::Dim };
+        let mut line = TextLine::of(tone, clip(&row.label(), self.name, self.style));
+        line.pad_to(self.bar_at);
+        if let Some((begin, end)) = row.times {
+            for (_, cells) in self.axis.bar(begin, end, None, self.style) {
+                line.push(if row.refused { Tone::Warn } else { TimePart::Server.tone() }, cells);
+            }
+            line.push(tone, format!(" {:>width$}  ", duration(row.took, self.style), width = self.took));
+            // Of several waits in a command the bars may look alike.
+            let from = format!("from {}, ", duration(begin, self.style));
+            line.push(tone, if row.name == WAIT { from } else { String::new() });
+        }
+        line.push(tone, row.facts.join(", ")).write(self.style, page);
     }
 
     /// The finding of a failed step and, for the one that failed the run, what to try.

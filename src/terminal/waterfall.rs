@@ -11,6 +11,7 @@ use super::{
     cause_hints::cause_hint,
     failure::{endpoint, outcome_text},
     hints::failure_hint,
+    inner_rows::reporters,
     line::tone,
     table::{TextTable, doubtful, label},
     text::{TextLine, Tone, clip, duration, safe, wrap},
@@ -39,6 +40,7 @@ pub fn waterfall(run: &Run, style: Style) -> String {
         }
         table.step(step, &mut page);
         table.error(step, &mut page);
+        table.inside(index, &mut page);
         if Some(index) == latency_row {
             table.latency(&mut page);
         }
@@ -160,6 +162,9 @@ fn details(run: &Run, style: Style, page: &mut String) {
     words.extend(lost(run.server.retransmits, run.server.out_of_order));
     if !words.is_empty() {
         detail(Tone::Dim, "server", words.join(" - "));
+    }
+    if let Some(words) = reporters(run, style) {
+        detail(Tone::Dim, "events", words);
     }
     let opened = run.steps.iter().rfind(|step| step.mailbox_messages.is_some());
     if let Some((opened, messages)) = opened.and_then(|step| Some((step, step.mailbox_messages?))) {

@@ -219,6 +219,82 @@ async fn a_directory_without_runs_and_a_file_that_is_not_there_are_wrong_usage()
     assert_eq!(output.stderr, "no run is kept here that matches: what is delivered is deleted\n");
 }
 
+// === The inside of a run ===
+
+/// A run of which the server reported: SELECT waited for a lock, on a host whose clock is a second behind.
+fn reported_run() -> Value {
+    let mut run = serde_json::to_value(passed_run()).unwrap();
+    let late = |value: &mut Value| *value = json!(value.as_f64().unwrap() + 1.2);
+    for index in [7, 8] {
+        late(&mut run["steps"][index]["start_s"]);
+    }
+    let select = &mut run["steps"][6];
+    late(&mut select["duration_s"]);
+    select["waits"] = json!([
+        { "span_id": "2000000000000001", "start_s": 0.013, "duration_s": 1.2, "server_s": 1.1997 },
+        { "span_id": "2000000000000002", "start_s": 1.2131, "duration_s": 0.0163, "server_s": 0.016 },
+    ]);
+    for name in ["first_loading_latency_s", "first_row_s", "duration_s"] {
+        late(&mut run[name]);
+    }
+    run["slowest_step"] = json!("SELECT");
+    let event = |id: u64, parent: &str, name: &str, at: &str, took: f64, more: Value| {
+        let mut event = json!({ "host": 0, "name": name, "span_id": format!("300000000000000{id}"), "parent_span_id": parent,
+            "started_at": format!("2026-11-23T11:42:{at}Z"), "duration_s": took });
+        event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        event
+    };
+    let figures = json!({ "command": "SELECT", "status": "OK", "running_s": 1.214, "lock_wait_s": 1.1993 });
+    let opened = json!({ "command": "FETCH", "status": "OK", "running_s": 0.0211, "mail_opened": 20,
+        "reasons": ["9/9 headers not cached"] });
+    let process = |id: Value, sampled: f64, cpu: f64, rest: Value| {
+        json!({ "host": 0, "process": "imap", "span_id": id, "sampled_s": sampled, "cpu_s": cpu, "run_queue_s": 0.0011,
+            "rest_s": rest })
+    };
+    run["server_events"] = json!({
+        "hosts": [{ "name": "mail01", "clock_offset_s": -1.0 }],
+        "events": [
+            event(1, "1000000000000005", "auth_client_request_finished", "39.210000", 0.0031, json!({ "success": true })),
+            event(2, "3000000000000001", "auth_request_finished", "39.210400", 0.0022, json!({ "success": true })),
+            event(3, "3000000000000002", "auth_passdb_request_finished", "39.210500", 0.0004, json!({})),
+            event(4, "1000000000000005", "auth_userdb_request_finished", "39.213400", 0.0002, json!({})),
+            event(5, "b7ad6b7169203331", "mail_user_session_finished", "39.213900", 1.2421, json!({})),
+            event(6, "1000000000000006", "imap_command_finished", "39.214600", 1.2162, figures),
+            event(7, "1000000000000007", "imap_command_finished", "40.432100", 0.0215, opened),
+        ],
+        "processes": [
+            process(json!("1000000000000006"), 1.2172, 0.0043, json!(0.0093)),
+            process(json!("1000000000000007"), 0.0236, 0.0071, json!(0.0129)),
+            process(Value::Null, 1.2441, 0.0133, Value::Null),
+        ],
+    });
+    run
+}
+
+#[tokio::test]
+async fn waits_and_what_the_server_reported_stand_below_their_steps() {
+    let run = reported_run().to_string();
+    let text = show_input(&[], &["-"], run.clone()).await;
+    assert_eq!((text.code, text.stderr.as_str()), (Some(0), ""), "{text:?}");
+    insta::assert_snapshot!("show_server_events", text.stdout);
+    let markdown = show_input(&[], &["-", "--output", "markdown"], run).await;
+    insta::assert_snapshot!("show_server_events_markdown", markdown.stdout);
+    // All else is as without them.
+    let bare = |mut run: Value| {
+        run.as_object_mut().unwrap().remove("server_events");
+        run["steps"][6].as_object_mut().unwrap().remove("waits");
+        run.to_string()
+    };
+    let without = show_input(&[], &["-"], bare(reported_run())).await;
+    assert!(!without.stdout.contains("  wait") && !without.stdout.contains("server SELECT"), "{without:?}");
+    let names = |text: &str| -> Vec<String> {
+        let inner = ["  ", "session", "process", "events"];
+        let lines = text.lines().filter(|line| !inner.iter().any(|begin| line.starts_with(begin)));
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&text.stdout), names(&without.stdout));
+}
+
 // === Which runs ===
 
 #[tokio::test]
@@ -317,6 +393,23 @@ fn with(key: &str, value: &Value) -> Value {
     json
 }
 
+/// A thousand events, each below the one before it, with long texts.
+fn hostile_events(text: &str) -> Value {
+    let mut run = reported_run();
+    let mut events = Vec::new();
+    for number in 1..1_000 {
+        let mut event = run["server_events"]["events"][6].clone();
+        event["span_id"] = json!(format!("{number:016x}"));
+        event["parent_span_id"] = json!(format!("{:016x}", number - 1 + u64::from(number == 1)));
+        event["reasons"] = json!(vec![text.get(..600).unwrap(); 10]);
+        events.push(event);
+    }
+    run["server_events"]["events"] = events.into();
+    run["server_events"]["hosts"] = json!(vec![json!({ "name": text.get(..600).unwrap() }); 100]);
+    run["server_events"]["processes"] = json!(vec![run["server_events"]["processes"][0].clone(); 1_000]);
+    run
+}
+
 #[tokio::test]
 async fn a_hostile_record_controls_no_terminal_and_has_an_end() {
     let evil = "\u{1b}[2J\u{9b}31m\u{202e}\u{2066}\u{7}\r\nerror: `|<script>";
@@ -344,6 +437,7 @@ async fn a_hostile_record_controls_no_terminal_and_has_an_end() {
         with("notes", &json!(vec![json!({"at_s": 0, "level": "warn", "text": long.clone()}); 5])),
         with("labels", &json!({ evil: long })),
         steps,
+        hostile_events(&long),
     ];
     let text: String = records.iter().map(|record| record.to_string() + "\n").collect();
     let good = line(&at(0));
