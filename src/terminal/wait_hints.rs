@@ -19,26 +19,21 @@ pub(super) fn wait_hint(run: &Run, style: Style) -> Option<String> {
     let parts = TimeParts::sum(run.loading_steps())?;
     let part = parts.largest();
     let took = parts.get(part);
-    let doubt = run.loading_steps().map(doubt).fold(Seconds::ZERO, Seconds::saturating_add);
-    // The uncertain time could belong to another part.
-    if !most(took.saturating_sub(doubt), latency) || (took < NOTICED && run.slow != Some(true)) {
+    let sure = total(run.loading_steps().map(|step| least(step, part)));
+    let longer = total(run.loading_steps().map(longer));
+    if !most(sure, latency.saturating_add(longer)) || (took < NOTICED && run.slow != Some(true)) {
         return None;
     }
     let time = duration(took, style);
     Some(match part {
-        TimePart::Server => {
-            let of = |step: &Step| TimeParts::of(step).map(|parts| parts.get(TimePart::Server)).unwrap_or_default();
-            let step = run.loading_steps().max_by_key(|step| of(step))?;
-            // The uncertain time could belong to this step or to others.
-            if most(of(step), took.saturating_add(doubt)) {
-                let (name, time) = (safe(step.name.as_str(), style), duration(of(step), style));
+        TimePart::Server => match server_share(run) {
+            ServerShare::Unknown => return None,
+            ServerShare::One(step) => {
+                let (name, time) = (safe(step.name.as_str(), style), duration(time_of(step, part), style));
                 format!("mostly the server in {name}, {time}: {}", usual_causes(step))
-            } else if most(of(step), took.saturating_sub(doubt)) {
-                return None;
-            } else {
-                format!("mostly the server, {time} over several commands: {LOAD}")
             }
-        }
+            ServerShare::Several => format!("mostly the server, {time} over several commands: {LOAD}"),
+        },
         TimePart::Network => {
             let round_trip = run.server.rtt_min_s.filter(|time| *time > Seconds::ZERO);
             let turns = round_trip.map_or_else(
@@ -59,10 +54,64 @@ pub(super) fn wait_hint(run: &Run, style: Style) -> Option<String> {
     })
 }
 
+/// How the server's time is spread over the steps.
+enum ServerShare<'a> {
+    /// More than half is in this one.
+    One(&'a Step),
+    /// No step has so much.
+    Several,
+    /// An uncertainty could change which it is.
+    Unknown,
+}
+
+fn server_share(run: &Run) -> ServerShare<'_> {
+    let of = |figure: fn(&Step, TimePart) -> Seconds, but: &Step| {
+        let others = run.loading_steps().filter(|other| !std::ptr::eq(*other, but));
+        total(others.map(|other| figure(other, TimePart::Server)))
+    };
+    let is_most = |step: &&Step| least(step, TimePart::Server) > of(greatest, step);
+    let could_be_most = |step: &Step| greatest(step, TimePart::Server) > of(least, step);
+    match run.loading_steps().find(is_most) {
+        Some(step) => ServerShare::One(step),
+        None if run.loading_steps().any(could_be_most) => ServerShare::Unknown,
+        None => ServerShare::Several,
+    }
+}
+
+/// A part of a step, as it was measured.
+fn time_of(step: &Step, part: TimePart) -> Seconds {
+    TimeParts::sum([step]).map(|parts| parts.get(part)).unwrap_or_default()
+}
+
+/// A part of a step, less its uncertainty. The network's part is a count of round trips, and exact.
+fn least(step: &Step, part: TimePart) -> Seconds {
+    let time = time_of(step, part);
+    if part == TimePart::Network { time } else { time.saturating_sub(doubt(step)) }
+}
+
+/// A part of a step with what of the others could be its own; none in a step that does not have that part.
+fn greatest(step: &Step, part: TimePart) -> Seconds {
+    let time = time_of(step, part);
+    if part == TimePart::Network || TimeParts::of(step).is_none() {
+        return time;
+    }
+    let all = step.duration_s.saturating_sub(step.network_s.unwrap_or_default()).saturating_add(longer(step));
+    time.max(time.saturating_add(doubt(step)).min(all))
+}
+
+/// By how much a step could have taken longer than its duration: only data that waited for a lost segment has too early a stamp.
+fn longer(step: &Step) -> Seconds {
+    if step.out_of_order.is_some_and(|count| count > 0) { doubt(step) } else { Seconds::ZERO }
+}
+
 /// The uncertainty of a step's times; all of its duration if the record does not contain it.
 fn doubt(step: &Step) -> Seconds {
     let uncertain = step.uncertain == Some(true);
     if uncertain { step.uncertainty_s.unwrap_or(step.duration_s) } else { Seconds::ZERO }
+}
+
+fn total(times: impl Iterator<Item = Seconds>) -> Seconds {
+    times.fold(Seconds::ZERO, Seconds::saturating_add)
 }
 
 /// Whether `part` is more than half of `whole`.
@@ -199,30 +248,64 @@ mod tests {
 
     #[test]
     fn a_doubt_suppresses_the_hint_if_it_could_change_between_one_step_and_several() {
-        // SELECT has 300 ms of the server's 600 ms, or a little more or less, and FETCH most of the others.
-        let of = |select: u64, doubt: u64| {
+        // SELECT has 300 ms of the server's 600 ms, or a little more or less, and FETCH the others, beside its transfer.
+        let of = |select: u64, transfer: u64, doubt: u64| {
             let mut run = samples::passed();
             for step in &mut run.steps {
                 step.server_s = step.server_s.map(|_| Seconds::ZERO);
             }
-            (run.steps[7].server_s, run.steps[8].server_s) = (Some(us(select)), Some(us(600_000 - select)));
+            divided(&mut run.steps[7], select, 0);
+            divided(&mut run.steps[8], 600_000 - select, transfer);
             run.first_loading_latency_s = Some(us(640_000));
             (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(doubt)));
             wait_hint(&run, PLAIN)
         };
-        assert!(of(310_000, 19_000).unwrap().contains("in SELECT"));
-        assert_eq!(of(310_000, 21_000), None, "FETCH could have as much");
-        assert!(of(200_000, 199_000).unwrap().contains("in FETCH"));
+        assert!(of(310_000, 30_000, 19_000).unwrap().contains("in SELECT"));
+        assert_eq!(of(310_000, 30_000, 21_000), None, "FETCH could have as much");
+        assert!(of(310_000, 9_000, 21_000).unwrap().contains("in SELECT"), "FETCH has no more than its duration");
+        assert!(of(200_000, 30_000, 199_000).unwrap().contains("in FETCH"));
         // Of several none is most, even with the doubt.
         let mut run = samples::passed();
-        for (index, server) in [(5, 200_000), (7, 200_000), (8, 200_000)] {
-            run.steps[index].server_s = Some(us(server));
+        for (index, server, transfer) in [(5, 180_000, 0), (7, 180_000, 0), (8, 240_000, 150_000)] {
+            divided(&mut run.steps[index], server, transfer);
         }
-        run.first_loading_latency_s = Some(us(640_000));
+        run.first_loading_latency_s = Some(us(770_000));
         assert!(wait_hint(&run, PLAIN).unwrap().contains("over several commands"));
-        (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(150_000)));
+        (run.steps[8].uncertain, run.steps[8].uncertainty_s) = (Some(true), Some(us(100_000)));
         assert!(wait_hint(&run, PLAIN).unwrap().contains("over several commands"));
-        run.steps[8].uncertainty_s = Some(us(250_000));
+        run.steps[8].uncertainty_s = Some(us(150_000));
         assert_eq!(wait_hint(&run, PLAIN), None);
+    }
+
+    /// Gives a step these times of the server and of transfer beside its round trip.
+    fn divided(step: &mut Step, server: u64, transfer: u64) {
+        (step.server_s, step.transfer_s) = (Some(us(server)), Some(us(transfer)));
+        step.duration_s = us(server + transfer).saturating_add(step.network_s.unwrap());
+    }
+
+    #[test]
+    fn a_doubt_in_a_step_without_the_time_that_is_named_suppresses_nothing() {
+        // The first SYN was lost, and what the server took in LOGIN is none of that second.
+        let mut run = delayed("LOGIN", TimePart::Server);
+        let more = us(900_000);
+        divided(&mut run.steps[5], 1_400_000, 0);
+        run.steps[1].duration_s = run.steps[1].duration_s.saturating_add(us(1_000_000));
+        (run.steps[1].uncertain, run.steps[1].uncertainty_s, run.steps[1].retransmits) =
+            (Some(true), Some(us(1_000_000)), Some(1));
+        run.first_loading_latency_s =
+            run.first_loading_latency_s.map(|latency| latency.saturating_add(us(1_000_000)).saturating_add(more));
+        let hint = wait_hint(&run, PLAIN);
+        assert_eq!(hint.as_deref(), Some("mostly the server in LOGIN, 1.40 s: the authentication back end"));
+        // Data that waited for a lost segment has too early a stamp: what else there is may have taken longer.
+        run.steps[1].out_of_order = Some(1);
+        assert_eq!(wait_hint(&run, PLAIN), None);
+        // Round trips are counted, and exact.
+        let mut run = samples::far_away();
+        let named = wait_hint(&run, PLAIN);
+        divided(&mut run.steps[8], 22_000, 500_000);
+        run.first_loading_latency_s = run.first_loading_latency_s.map(|latency| latency.saturating_add(us(500_000)));
+        (run.steps[8].uncertain, run.steps[8].uncertainty_s, run.steps[8].retransmits) =
+            (Some(true), Some(us(500_000)), Some(2));
+        assert_eq!(wait_hint(&run, PLAIN), named);
     }
 }
