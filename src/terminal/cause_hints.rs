@@ -13,7 +13,12 @@ pub(super) fn cause_hint(run: &Run, style: Style) -> Option<String> {
         return None;
     }
     let evidence = verdict.evidence.first().map(|text| format!(" - {}", safe(text, style))).unwrap_or_default();
-    Some(format!("{}{evidence}; {}", causes(verdict), remedy(verdict)))
+    Some(format!("{}{evidence}; {}; {}", causes(verdict), remedy(verdict), runbook(verdict.cause)))
+}
+
+/// The page about a cause, in the repository. `tests/house` checks that each cause has one.
+fn runbook(cause: Cause) -> String {
+    format!("docs/runbooks/cause-{}.md", cause.as_str())
 }
 
 /// The cause in words, how sure it is, and the second one.
@@ -99,7 +104,7 @@ mod tests {
         assert_eq!(
             sure,
             "a lock on the mailbox - SELECT: 900 ms; look at other sessions, deliveries and backups of this mailbox \
-             (lsof, doveadm who)"
+             (lsof, doveadm who); docs/runbooks/cause-lock.md"
         );
         assert!(line(&with(Cause::Lock, 0.55, None)).starts_with("probably a lock on the mailbox - "));
         let two = line(&with(Cause::AuthBackend, 0.49, Some(Cause::Limit)));
@@ -113,5 +118,8 @@ mod tests {
             Cause::ALL.iter().map(|cause| cause_hint(&with(*cause, 1.0, None), PLAIN).unwrap()).collect();
         let distinct: std::collections::BTreeSet<_> = lines.iter().collect();
         assert!(lines.iter().all(|line| line.is_ascii()) && distinct.len() == Cause::ALL.len());
+        for (line, cause) in lines.iter().zip(Cause::ALL) {
+            assert!(line.ends_with(&format!("; docs/runbooks/cause-{}.md", cause.as_str())), "{line}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failing test reports the failure")]
 
 mod alerts_docs;
+mod causes_docs;
 mod circles;
 mod clocks;
 mod configuration_docs;
