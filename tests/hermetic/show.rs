@@ -295,6 +295,18 @@ async fn waits_and_what_the_server_reported_stand_below_their_steps() {
     assert_eq!(names(&text.stdout), names(&without.stdout));
 }
 
+#[tokio::test]
+async fn the_examples_of_the_documentation_are_what_is_drawn_of_their_records() {
+    for name in ["held-lock", "slow-disk"] {
+        let read = |ending: &str| {
+            fs::read_to_string(format!("{}/docs/examples/{name}.{ending}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+        };
+        let file = format!("{name}.jsonl");
+        let output = show(&[(file.as_str(), read("jsonl").as_bytes())], &[&file]).await;
+        assert_eq!(output.stdout, read("txt"), "scripts/examples.sh makes them anew");
+    }
+}
+
 // === Which runs ===
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod clocks;
 mod configuration_docs;
 mod decisions;
 mod dependencies;
+mod examples_docs;
 mod imports;
 mod intervals;
 mod names_docs;
