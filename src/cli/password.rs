@@ -142,3 +142,26 @@ impl Drop for EchoOff {
         let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    fn args(flags: &[&str]) -> TargetArgs {
+        let command = TargetArgs::augment_args(Command::new("imaptrace"));
+        let words = ["imaptrace", "imap.example.org", "--user", "probe"].iter().chain(flags);
+        TargetArgs::from_arg_matches(&command.get_matches_from(words)).unwrap()
+    }
+
+    #[test]
+    fn each_of_three_flags_names_the_place_of_the_password() {
+        for flag in ["--password-file", "--password-env", "--password-command"] {
+            let args = args(&[flag, "place"]);
+            assert!(is_named(&args), "{flag}");
+            assert!(matches!(find(&args), Ok((None, false))), "{flag}");
+        }
+        assert!(!is_named(&args(&[])));
+    }
+}

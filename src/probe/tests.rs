@@ -303,3 +303,18 @@ async fn a_run_that_never_ends_still_has_its_record() {
     assert_eq!((run.error_type, run.start_lag_s), (Some(ErrorType::Internal), Some(Seconds::from(MILLISECOND))));
     assert_eq!((run.target.as_str(), run.account.as_str(), run.steps.len()), ("test", "default", 0));
 }
+
+#[test]
+fn the_record_has_the_address_family_where_the_target_has_a_run_for_each() {
+    use imaptrace_record::AddressFamily::{Ipv4, Ipv6};
+
+    let mut target = target(SocketAddr::from(([127, 0, 0, 1], 143)));
+    for (address, families) in [
+        (AddressChoice::Each, [Some(Ipv4), Some(Ipv6)]),
+        (AddressChoice::Any, [None; 2]),
+        (AddressChoice::V6, [None; 2]),
+    ] {
+        target.address = address;
+        assert_eq!([Family::V4, Family::V6].map(|family| recorded_family(&target, family)), families);
+    }
+}
