@@ -37,7 +37,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Forwards events until it is dropped.
 pub struct EventForwarder {
     shared: Arc<ForwardShared>,
-    stop: Option<oneshot::Sender<()>>,
+    /// Its drop ends the thread, which is not waited for: the process may end before the queue is empty.
+    _stop: oneshot::Sender<()>,
 }
 
 struct ForwardShared {
@@ -85,7 +86,7 @@ impl EventForwarder {
             forwarded.drop_all();
             runtime.shutdown_background();
         })?;
-        Ok(Self { shared, stop: Some(stop) })
+        Ok(Self { shared, _stop: stop })
     }
 
     /// Queues an event. `sender` is for the metric.
@@ -103,13 +104,6 @@ impl EventForwarder {
             self.shared.count(&event, EventOutcome::Full);
         }
         self.shared.added.notify_one();
-    }
-}
-
-impl Drop for EventForwarder {
-    fn drop(&mut self) {
-        // Not waited for: the process may end before the queue is empty.
-        drop(self.stop.take());
     }
 }
 
