@@ -233,5 +233,7 @@ mod tests {
             assert!(fitting.iter().all(|text| glob.matches(text)), "{glob:?}");
             assert!(!other.iter().any(|text| glob.matches(text)), "{glob:?}");
         }
+        // Such a pattern must not be matched by backtracking.
+        assert!(!Glob::new(&"*a".repeat(200)).matches(&"b".repeat(200_000)));
     }
 }

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use imaptrace_record::{Run, RunOutcome, Timestamp};
 
-use crate::{cli::args::ShowArgs, config::units};
+use crate::{cli::args::ShowArgs, config::units, plan::Glob};
 
 const DAY: u64 = 24 * 3600;
 
 /// What a run has to be to be shown.
 #[derive(Debug, Default)]
 pub(super) struct RunFilter {
-    targets: Vec<String>,
-    accounts: Vec<String>,
+    targets: Vec<Glob>,
+    accounts: Vec<Glob>,
     /// The first digits of trace ids.
     pub(super) trace_ids: Vec<String>,
     slow: bool,
@@ -25,6 +25,7 @@ pub(super) struct RunFilter {
 
 impl RunFilter {
     pub(super) fn new(args: &ShowArgs, now: SystemTime) -> Result<Self, String> {
+        let globs = |texts: &[String]| texts.iter().map(|text| Glob::new(text)).collect();
         let time = |flag: &str, text: &Option<String>| {
             let text = text.as_deref();
             text.map(|text| time(text, now).map_err(|problem| format!("error: {flag}: {problem}"))).transpose()
@@ -38,8 +39,8 @@ impl RunFilter {
             );
         }
         Ok(Self {
-            targets: args.target.clone(),
-            accounts: args.account.clone(),
+            targets: globs(&args.target),
+            accounts: globs(&args.account),
             trace_ids: args.trace_id.clone(),
             slow: args.slow,
             failed: args.failed,
@@ -50,9 +51,8 @@ impl RunFilter {
 
     /// Whether a run is shown.
     pub(super) fn matches(&self, run: &Run) -> bool {
-        let one_of = |patterns: &[String], text: &str| {
-            patterns.is_empty() || patterns.iter().any(|pattern| is_like(pattern.as_bytes(), text.as_bytes()))
-        };
+        let one_of =
+            |patterns: &[Glob], text: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text));
         let kind = !(self.slow || self.failed)
             || (self.slow && run.slow == Some(true))
             || (self.failed && run.outcome != RunOutcome::Passed);
@@ -71,32 +71,12 @@ impl RunFilter {
     }
 }
 
-/// Whether a text is like a pattern, in which `*` is any text.
-fn is_like(pattern: &[u8], text: &[u8]) -> bool {
-    // Where the last `*` was, and what it has taken so far.
-    let (mut star, mut taken) = (None, 0);
-    let (mut at, mut read) = (0, 0);
-    while read < text.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                (star, taken) = (Some(at), read);
-                at += 1;
-            }
-            Some(letter) if Some(letter) == text.get(read) => (at, read) = (at + 1, read + 1),
-            _ => {
-                let Some(star) = star else { return false };
-                taken += 1;
-                (at, read) = (star + 1, taken);
-            }
-        }
-    }
-    pattern.iter().skip(at).all(|letter| *letter == b'*')
-}
-
 /// A time before now, a time of day in UTC, or a point in time.
 fn time(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     if let Ok(before) = units::parse_duration(text) {
-        return now.checked_sub(before).ok_or_else(|| "no calendar goes back so far".to_owned());
+        return now
+            .checked_sub(before)
+            .ok_or_else(|| "it is longer ago than any run can be: give a shorter time, such as 2h".to_owned());
     }
     if let Some(of_day) = time_of_day(text) {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -139,28 +119,6 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_any_text_and_everything_else_is_itself() {
-        for (pattern, text, expected) in [
-            ("mail01", "mail01", true),
-            ("mail01", "mail011", false),
-            ("mail0", "mail01", false),
-            ("mail*", "mail01", true),
-            ("*", "", true),
-            ("*01", "mail01", true),
-            ("m*l*1", "mail01", true),
-            ("m*l*2", "mail01", false),
-            ("*.example", "a.example.example", true),
-            ("", "mail", false),
-            ("Ma*", "mail", false),
-            ("ä*", "äö", true),
-        ] {
-            assert_eq!(is_like(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
-        }
-        // A pattern that makes a search by attempts take for ever.
-        assert!(!is_like("*a".repeat(200).as_bytes(), "b".repeat(200_000).as_bytes()));
-    }
-
-    #[test]
     fn a_time_is_before_now_or_of_the_day_or_a_point() {
         // 2026-11-30T03:20:00Z
         let now = at(1_796_008_800);
@@ -193,9 +151,9 @@ mod tests {
         assert_eq!(matched(&RunFilter { failed: true, ..RunFilter::default() }), [false, false, true]);
         let either = RunFilter { failed: true, slow: true, ..RunFilter::default() };
         assert_eq!(matched(&either), [false, true, true]);
-        let target = RunFilter { targets: vec!["none".to_owned(), failed.target.clone()], ..either };
+        let target = RunFilter { targets: vec![Glob::new("none"), Glob::new(&failed.target)], ..either };
         assert!(target.matches(&failed));
-        let account = RunFilter { accounts: vec!["none".to_owned()], ..target };
+        let account = RunFilter { accounts: vec![Glob::new("none")], ..target };
         assert!(!account.matches(&failed));
     }
 
