@@ -22,8 +22,13 @@ pub enum AgentError {
     #[error("a header for OTLP: {0}")]
     Header(#[from] SecretError),
     /// The secret of a sender of server events cannot be read.
-    #[error("the secret of a sender of server events: {0}")]
-    Sender(#[source] SecretError),
+    #[error("the secret of the sender {sender} of server events: {source}")]
+    Sender {
+        /// The sender's name.
+        sender: String,
+        /// The fault.
+        source: SecretError,
+    },
     /// The secret for forwarding server events cannot be read.
     #[error("the secret for the forwarding of server events: {0}")]
     Forward(#[source] SecretError),
@@ -52,7 +57,7 @@ impl AgentError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Header(_)
-            | Self::Sender(_)
+            | Self::Sender { .. }
             | Self::Forward(_)
             | Self::Thread(_)
             | Self::Signal(_)

@@ -121,10 +121,10 @@ async fn read(settings: ServerEventsSettings, before: Option<&CredentialsSource>
         Some(_) => Ok(None),
         None => match before.and_then(|before| before.fixed_secret(sender)) {
             Some(secret) => Ok(Some(secret)),
-            None => sender.secret.load().await.map(Some),
+            None => sender.secret.load().await.map(Some).map_err(|error| of_sender(sender, error)),
         },
     });
-    let fixed = try_join_all(fixed).await.map_err(AgentError::Sender)?;
+    let fixed = try_join_all(fixed).await?;
     let tls_files = [&settings.cert, &settings.key].into_iter().flatten().cloned();
     let mut paths: Vec<_> = secret_files(&settings.senders).chain(tls_files).collect();
     paths.sort();
@@ -134,6 +134,10 @@ async fn read(settings: ServerEventsSettings, before: Option<&CredentialsSource>
     let reader = source.clone();
     let followed = FollowedCredentials::begin(name, paths, move || Box::pin(reader.clone().load())).await?;
     Ok(NextSenders { source, followed })
+}
+
+fn of_sender(sender: &SenderSettings, source: SecretError) -> AgentError {
+    AgentError::Sender { sender: sender.name.clone(), source }
 }
 
 fn known(source: &CredentialsSource, followed: &FollowedCredentials) -> Arc<SenderCredentials> {
@@ -159,7 +163,11 @@ impl CredentialsSource {
         for (sender, fixed) in self.settings.senders.iter().zip(&self.fixed) {
             let secret = match fixed {
                 Some(secret) => secret.clone(),
-                None => sender.secret.load().await.map_err(|error| secret_problem(error, AgentError::Sender))?,
+                None => sender
+                    .secret
+                    .load()
+                    .await
+                    .map_err(|error| secret_problem(error, |error| of_sender(sender, error)))?,
             };
             digest.update(secret.expose().len().to_be_bytes());
             digest.update(secret.expose());
@@ -182,7 +190,7 @@ impl CredentialsSource {
 }
 
 /// A secret that cannot be read: one that does not answer is read later, any other is wrong.
-pub(super) fn secret_problem(error: SecretError, wrong: fn(SecretError) -> AgentError) -> NotRead<AgentError> {
+pub(super) fn secret_problem(error: SecretError, wrong: impl FnOnce(SecretError) -> AgentError) -> NotRead<AgentError> {
     match error {
         SecretError::Unanswered(..) => NotRead::Unfinished(error.to_string()),
         error => NotRead::Wrong(wrong(error)),
