@@ -75,6 +75,11 @@ const AGENT: SeriesCount = SeriesCount::new(2, 9);
 /// Dropped runs by reason.
 const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 3);
 
+/// Of events of a sender that are not joined: late, unmatched, rejected, full.
+const FAILING_JOINS: u64 = 4;
+/// Of those that are not forwarded: late, rejected, full.
+const FAILING_FORWARDS: u64 = 3;
+
 /// Of each account: a run and a step for each error type; slow runs by cause, skipped runs by reason, and runs with too few
 /// messages.
 const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, CAUSES + SKIP_REASONS + 1);
@@ -129,10 +134,15 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
             }
         }
     }
-    // Of events each sender has an outcome, and four more where something is wrong; unknown senders have one together.
-    let (senders, receives) = (config.server_events.senders.len() as u64, config.server_events.listen.is_some());
-    let agent = AGENT + SeriesCount::new(0, senders);
-    let agent_failing = AGENT_FAILING + SeriesCount::new(0, 4 * senders + u64::from(receives));
+    // Of events each sender has an outcome, and more where something is wrong; unknown senders have one together, and so have
+    // the samples that this agent forwards.
+    let events = &config.server_events;
+    let (senders, receives, forwards) =
+        (events.senders.len() as u64, events.listen.is_some(), events.forward.is_some());
+    let samples = u64::from(forwards && events.accounting.is_some());
+    let failing = if forwards { FAILING_FORWARDS } else { FAILING_JOINS };
+    let agent = AGENT + SeriesCount::new(0, senders + samples);
+    let agent_failing = AGENT_FAILING + SeriesCount::new(0, failing * (senders + samples) + u64::from(receives));
     let each = accounts.into_values().map(|(families, series)| (series, ACCOUNT_FAILING.times(families)));
     each.fold((agent, agent_failing), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
