@@ -104,7 +104,7 @@ pub(super) fn claim_handshake(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) 
     } else if outside > LATE * both && outside > LEAST {
         (Cause::ServerCpu, format!("commands are late, too: {} outside the server's own time", time(outside)))
     } else if tls.is_none() && of_greeting > QUEUE && of_greeting > others {
-        (Cause::Limit, "the connection stood open without a greeting: no login process took it".to_owned())
+        (Cause::Limit, "the connection was open and no greeting came: no login process took it".to_owned())
     } else if tls.is_some() && others < MOST * both {
         (Cause::Tls, "handshake and greeting are slow, and the commands are not".to_owned())
     } else {

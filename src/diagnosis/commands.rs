@@ -85,7 +85,7 @@ fn claim_alone(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, others: &[usize
                 format!("{name}: {} outside the command; its TLS goes through the same login process", time(seconds))
             });
         }
-        let said = own.map(|own| format!(", {} by its own account", time(own))).unwrap_or_default();
+        let said = own.map(|own| format!(", {} as it reports", time(own))).unwrap_or_default();
         ledger.claim(*at, Cause::Server, f64::MAX, |seconds| {
             format!("{name}: {} in the server{said}: disk, lock or CPU; its events would tell", excess(seconds, usual))
         });

@@ -104,7 +104,7 @@ fn claim_alone(ledger: &mut Ledger<'_>, at: usize) {
     let elsewhere = ledger.claimed(Cause::Server);
     if let Some(penalty) = penalty.filter(|_| is_dovecot && step.outcome == StepOutcome::Passed) {
         ledger.claim(at, Cause::AuthPenalty, f64::MAX, |_| {
-            format!("{name}: {penalty} s to the tick: Dovecot's delay after wrong passwords from this address")
+            format!("{name}: exactly {penalty} s: Dovecot's delay after wrong passwords from this address")
         });
     } else if left < QUEUE || elsewhere > ELSEWHERE * left {
         if left < QUEUE && elsewhere <= ELSEWHERE * left {

@@ -87,7 +87,7 @@ fn certain(run: &Run) -> Option<Verdict> {
     // Such a run is not compared with its baselines.
     if run.is_latency_delayed() {
         let delay = wording::time(run.delayed_s.unwrap_or_default().as_f64());
-        return Some(conclusion::single(run, Cause::Prober, None, format!("imaptrace itself stood still for {delay}")));
+        return Some(conclusion::single(run, Cause::Prober, None, format!("imaptrace itself did not run for {delay}")));
     }
     None
 }

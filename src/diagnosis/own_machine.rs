@@ -10,7 +10,7 @@ pub(super) fn claim_pauses(ledger: &mut Ledger<'_>) {
         let name = ledger.entries[at].name().to_owned();
         let delayed = ledger.entries[at].step.delayed_s.map_or(0.0, Seconds::as_f64);
         ledger.claim(at, Cause::Prober, delayed, |seconds| {
-            format!("{name}: imaptrace stood still for {}", time(seconds))
+            format!("{name}: imaptrace did not run for {}", time(seconds))
         });
     }
 }
