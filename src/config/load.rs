@@ -141,8 +141,9 @@ fn read_all(
     let agent = agent::read(&root.table("agent", &agent::KEYS), &mut resource);
     let otlp_table = root.table("otlp", &otlp::KEYS);
     let otlp = otlp::read(&otlp_table, environment);
-    // An error in the endpoint was noted.
-    if listed && otlp == Otlp::default() && !otlp_table.has_errors() {
+    // An error in the endpoint was noted. Without targets the agent only forwards the events of mail servers.
+    let has_targets = targets.as_ref().is_none_or(|targets| !targets.is_empty());
+    if listed && has_targets && otlp == Otlp::default() && !otlp_table.has_errors() {
         let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";
         otlp_table.warn("endpoint", "there is no OTLP endpoint: the agent exports nothing", help);
     }
