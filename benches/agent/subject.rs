@@ -159,7 +159,7 @@ fn text(rig: &Rig, otlp: &str, targets: u32, security: Security, metrics: Metric
     let mut text = format!(
         "[agent]\nlog_level = \"warn\"\n[defaults]\ninterval = \"{}s\"\ntimeout = \"5s\"\nsecurity = {word:?}\nca_file = {:?}\n\
          [defaults.deadlines]\ngreeting = \"5s\"\ncommand = \"5s\"\n[state]\ndir = {:?}\n[{table}]\nendpoint = {otlp:?}\nprotocol = \"grpc\"\n\
-         [metrics]\nexport_interval = \"5s\"\n\
+         [metrics]\nexport_interval = \"5s\"\nseries_limit = 200000\n\
          [http]\nlisten = \"off\"\n[limits]\nruns_in_flight = 1000\nruns_in_flight_per_server = 1000\nlogins_per_second_per_server = 0\n",
         INTERVAL.as_secs(),
         rig.dovecot.ca.display().to_string(),

@@ -39,7 +39,10 @@ async fn however_few_files_a_probe_may_open_it_blames_no_server() {
             .await;
         assert!(!output.stderr.contains("panicked"), "{most}: {output:?}");
         let Ok(run) = serde_json::from_str::<Run>(output.stdout.trim()) else {
-            assert!(output.code == Some(1) && output.stderr.starts_with("error: cannot "), "{most}: {output:?}");
+            // What other tests open meanwhile may be inherited: then the loader finds no room.
+            let not_loaded = output.code == Some(127) && output.stderr.contains("while loading shared libraries");
+            let not_begun = output.code == Some(1) && output.stderr.starts_with("error: cannot ");
+            assert!(not_loaded || not_begun, "{most}: {output:?}");
             continue;
         };
         match run.error_type {
