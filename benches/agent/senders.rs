@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -14,6 +14,8 @@ use std::{
     },
     thread,
 };
+
+use crate::support::event_posts;
 
 /// Hosts that send.
 pub const HOSTS: usize = 120;
@@ -98,36 +100,15 @@ impl Senders {
 }
 
 fn pass_on(dovecot: TcpStream, receiver: &Receiver, passed: &AtomicU64) -> std::io::Result<()> {
-    let mut answers = dovecot.try_clone()?;
-    let mut reader = BufReader::new(dovecot);
-    let (mut line, mut body) = (String::new(), Vec::new());
-    loop {
-        let mut length = 0;
-        loop {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        body.resize(length, 0);
-        reader.read_exact(&mut body)?;
-        answers.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+    event_posts::receive(dovecot, |body| {
         if let Some(streams) = receiver.lock().unwrap().as_mut() {
-            let text = String::from_utf8_lossy(&body);
+            let text = String::from_utf8_lossy(body);
             let host = host_of(&text);
-            let named = with_host(&text, host);
-            send(&mut streams[host % CONNECTIONS], &named)?;
+            send(&mut streams[host % CONNECTIONS], &with_host(&text, host))?;
             passed.fetch_add(1, Relaxed);
         }
-    }
+        Ok(())
+    })
 }
 
 /// The host that serves the session of an event.

@@ -150,7 +150,7 @@ fn claim_by_process(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, imap: Imap
     if running <= 0.0 {
         return;
     }
-    // A process that waits for a CPU before it sees the command does so outside of the command.
+    // A process that waits for a CPU before it reads the command does so outside of the command.
     let queue = (imap.run_queue - imap.run_queue.min(parts.gaps)).min(running);
     if let Some(size) = large_mailbox(ledger)
         && imap.cpu > CPU_PART * (running - imap.run_queue.min(running))

@@ -18,7 +18,7 @@ pub(super) const WEAK: f64 = 0.6;
 pub(super) struct Ledger<'a> {
     pub(super) run: &'a Run,
     pub(super) entries: Vec<StepExcess<'a>>,
-    /// What imaptrace took between the steps over its usual, and nobody has claimed.
+    /// What imaptrace took between the steps over its usual and is not claimed yet.
     pub(super) pauses: f64,
     pub(super) claims: Vec<CauseClaim>,
 }

@@ -251,7 +251,7 @@ fn where_connections_share_and_reuse_ports_each_run_has_the_events_of_its_own_co
         // So few ports that both targets are soon probed from the same one, and each from it again.
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000\t40007").unwrap();
         let port = free_port();
-        // Both under one name: what is told apart is told apart by the connection.
+        // Both are one sender, so that only the connection distinguishes their sessions.
         let servers =
             ["mail01.example", "mail02.example"].map(|host| on_host(host, &reporting("both", port, &WITHOUT_TAGS)));
         (servers, Receiver::http(), port)

@@ -3,6 +3,7 @@
 
 pub mod backends;
 pub mod dovecot;
+pub mod event_posts;
 pub mod leaks;
 pub mod names;
 #[cfg(target_os = "linux")]

@@ -2,13 +2,14 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     thread,
 };
 
 use serde_json::Value;
+
+use crate::support::event_posts;
 
 /// The receiver; it accepts until the process ends.
 pub struct EventSink {
@@ -35,7 +36,13 @@ impl EventSink {
         thread::spawn(move || {
             while let Ok((sender, _)) = listener.accept() {
                 let kept = Arc::clone(&kept);
-                thread::spawn(move || drop(take(sender, &kept)));
+                thread::spawn(move || {
+                    let keep = |body: &[u8]| {
+                        kept.lock().unwrap().push(serde_json::from_slice(body).expect("an event of Dovecot is JSON"));
+                        Ok(())
+                    };
+                    drop(event_posts::receive(sender, keep));
+                });
             }
         });
         Self { address, events }
@@ -62,32 +69,5 @@ impl EventSink {
     /// All that has come since the last call.
     pub fn take(&self) -> Vec<Value> {
         std::mem::take(&mut self.events.lock().unwrap())
-    }
-}
-
-fn take(sender: TcpStream, kept: &Mutex<Vec<Value>>) -> std::io::Result<()> {
-    let mut answers = sender.try_clone()?;
-    let mut reader = BufReader::new(sender);
-    loop {
-        let mut length = 0;
-        let mut line = String::new();
-        loop {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
-        answers.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
-        kept.lock().unwrap().push(serde_json::from_slice(&body).expect("an event of Dovecot is JSON"));
     }
 }
