@@ -232,4 +232,19 @@ mod tests {
         assert_eq!((directories, explode), (vec![PathBuf::from("/a"), PathBuf::from("/b")], Some(bundle)));
         assert_eq!(Roots::decide(None, Some(place.path().as_os_str())), (vec![place.path().to_owned()], None));
     }
+
+    #[tokio::test]
+    async fn a_connection_waits_for_the_roots_and_is_refused_without_them() {
+        roots_are_ready(clock::now()).await.unwrap();
+
+        // It stays for the whole process: a bundle that cannot be read counts as empty.
+        let place = tempfile::tempdir().unwrap();
+        let missing = place.path().join("missing.pem");
+        BUNDLE.set(Arc::new(Bundle::reserve(missing.clone()).unwrap())).unwrap();
+        let over = clock::now();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let late = roots_are_ready(over).await.unwrap_err();
+        assert_eq!((late.bundle.as_path(), late.is_exhausted), (missing.as_path(), false), "{late}");
+        roots_are_ready(clock::now() + MAKING).await.unwrap();
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Driver {
     /// The rate of the line.
     pub(super) rate: LineRate,
     pub(super) watch: Watch,
+    /// How long the hashing of a password may take.
+    pub(super) hashing: Duration,
     pub(super) transcript: Option<Box<Transcript>>,
 }
 
@@ -59,6 +61,9 @@ const KEPT: usize = 16;
 /// Bytes after which the task yields: five thousand responses, and half a millisecond. The runtime counts reads, and its 128
 /// are 8 MiB; a server that never pauses would keep the thread.
 const TURN: usize = 64 << 10;
+/// Hashing may take this long, or what is left of the step; waiting for a permit to hash, as long again. The most
+/// iterations accepted take a tenth of it, or some tenths on a processor without instructions for SHA-256.
+const HASHING: Duration = Duration::from_secs(5);
 /// How long the last responses of a broken connection are read: they are there already.
 const LAST_RESPONSES: Duration = Duration::from_secs(1);
 
@@ -81,6 +86,7 @@ impl Driver {
             warning: None,
             rate: LineRate::default(),
             watch: Watch::new(cancel, now),
+            hashing: HASHING,
             transcript: None,
         }
     }

@@ -3,10 +3,7 @@
 //!
 //! Not here: the replies (`imap`), and which mechanism is used (`login`).
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::sync::{Arc, LazyLock};
 
 use imaptrace_imap::{ChallengeReply, Condition, HashResult, HashTask, SaslError, StatusResponse};
 use imaptrace_record::ErrorType;
@@ -18,10 +15,6 @@ use super::{
     wait::Waited,
 };
 use crate::{blocking, clock};
-
-/// Hashing may take this long, or what is left of the step; waiting for a permit to hash, as long again. The most
-/// iterations accepted take a tenth of it, or some tenths on a processor without instructions for SHA-256.
-const HASHING: Duration = Duration::from_secs(5);
 
 /// Passwords hashed at one time: as many as half of the processors, so that the other half carries bytes and reads clocks.
 /// A thousand servers that ask for 600,000 iterations delay only those that hash, too.
@@ -56,7 +49,7 @@ impl Driver {
     /// Has the password hashed. None when that took too long.
     async fn hash(&mut self, task: HashTask, exchange: &mut Exchange) -> Result<Option<HashResult>, Fault> {
         let deadline = exchange.deadline;
-        let until = deadline.part(HASHING);
+        let until = deadline.part(self.hashing);
         let asked = until.begin();
         let permit = match self.watch.until(until, || (), HASH_PERMITS.clone().acquire_owned()).await {
             Waited::Done(permit) => permit.ok(),
@@ -75,10 +68,10 @@ impl Driver {
             drop(permit);
             result
         });
-        let until = deadline.part(HASHING);
+        let until = deadline.part(self.hashing);
         match self.watch.until(until, || (), hashing).await {
             Waited::Done(result) => result.map(Some).map_err(|_| Fault::now(ErrorType::Internal)),
-            Waited::TimeUp if until.end() < until.begin() + HASHING => {
+            Waited::TimeUp if until.end() < until.begin() + self.hashing => {
                 Err(self.time_up(deadline, ErrorType::TimeoutCommand, Awaited::Nothing))
             }
             Waited::TimeUp => Ok(None),
@@ -107,6 +100,8 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     use imaptrace_imap::{Command, Credentials, Limits, Mechanism, Secret};
     use imaptrace_testkit::ScramPeer as Peer;
@@ -130,12 +125,23 @@ mod tests {
     /// A login by SCRAM-SHA-256 at a server that keeps to the rules. `hashing` is called when the password is about to be
     /// hashed. The exchange, and the lines that the server received.
     async fn login(deadline: Duration, hashing: impl FnOnce(watch::Sender<bool>)) -> (Exchange, usize) {
+        login_with(deadline, 4096, None, hashing).await
+    }
+
+    /// With as many iterations, and another limit for the hashing.
+    async fn login_with(
+        deadline: Duration,
+        iterations: u32,
+        limit: Option<Duration>,
+        hashing: impl FnOnce(watch::Sender<bool>),
+    ) -> (Exchange, usize) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let wire = StampedStream::default();
         wire.attach(stream.into_std().unwrap(), clock::now(), false, Timing::default()).unwrap();
         let (cancel, cancelled) = watch::channel(false);
         let mut driver = Driver::new(wire, None, Limits::default(), cancelled);
+        driver.hashing = limit.unwrap_or(driver.hashing);
         let (stream, _) = listener.accept().await.unwrap();
         let server = async {
             let mut stream = BufReader::new(stream);
@@ -144,7 +150,7 @@ mod tests {
             stream.read_line(&mut received).await.unwrap();
             let first = received.trim_end().rsplit(' ').next().unwrap();
             let mut peer = Peer::new(std::str::from_utf8(&STANDARD.decode(first).unwrap()).unwrap());
-            let challenge = format!("+ {}\r\n", STANDARD.encode(peer.first("x", b"salt", 4096)));
+            let challenge = format!("+ {}\r\n", STANDARD.encode(peer.first("x", b"salt", iterations)));
             stream.write_all(challenge.as_bytes()).await.unwrap();
             hashing(cancel);
             loop {
@@ -153,6 +159,10 @@ mod tests {
                     return lines;
                 }
                 lines += 1;
+                if received == "*\r\n" {
+                    stream.write_all(b"t1 BAD cancelled\r\n").await.unwrap();
+                    continue;
+                }
                 let last = STANDARD.decode(received.trim_end()).unwrap();
                 let answer = match std::str::from_utf8(&last).unwrap() {
                     "" => "t1 OK in\r\n".to_owned(),
@@ -201,5 +211,11 @@ mod tests {
         .await;
         assert!(exchange.result.is_ok() && exchange.waited >= wait, "{:?}", exchange.waited);
         assert!(exchange.waited < exchange.end - exchange.start);
+
+        // Last, since it holds its permit to the end: what takes too long is cancelled by `*`.
+        let (exchange, lines) = login_with(LONG, 100_000, Some(Duration::from_millis(1)), |_| ()).await;
+        let fault = exchange.result.unwrap_err();
+        assert_eq!((fault.class, fault.can_logout, lines), (ErrorType::AuthProtocol, true, 1));
+        assert_eq!(fault.response.unwrap().text, SaslError::Slow.to_string().into_bytes());
     }
 }

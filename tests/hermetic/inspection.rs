@@ -129,6 +129,20 @@ async fn what_tls_1_3_hid_is_on_record_afterwards_and_nothing_that_was_measured_
 }
 
 #[tokio::test]
+async fn probes_without_a_pause_between_them_read_a_refused_certificate_too() {
+    let root = Authority::root();
+    let front = front(&root.issue(&expired())).await;
+    let (url, file) = (format!("imaps://someone@{}", front.address), root.file());
+    let ca_file = file.path().to_str().unwrap();
+    let trust = ["--ca-file", ca_file, "--server-name", HOST];
+    let arguments = [&["probe", &url, "--count", "2", "--every", "0s", "--output", "json"], &trust[..]].concat();
+    let output = Program::new(arguments).env("IMAPTRACE_PASSWORD", "secret").run().await;
+    let runs: Vec<Run> = output.stdout.lines().map(run_of).collect();
+    let subjects: Vec<_> = runs.iter().map(|run| facts(run).subject.as_ref().map(ServerText::as_str)).collect();
+    assert_eq!(subjects, [Some("CN=test server"); 2], "{output:?}");
+}
+
+#[tokio::test]
 async fn a_target_is_asked_once_an_hour_for_a_class_and_later_runs_have_what_was_read() {
     let root = Authority::root();
     let front = front(&root.issue(&expired())).await;
