@@ -104,7 +104,7 @@ hermetic() {
   case $1 in
     agent | schedule | latency) say 'agent reload itself overload baseline server_events' ;;
     status) say 'itself agent' ;;
-    delivery | state) say 'delivery otlp proxies receivers' ;;
+    delivery | state) say 'delivery otlp proxies receivers disk state_directory' ;;
     telemetry) say 'otlp metrics names agent' ;;
     net | follow | blocking) say 'resolvers certificates tls_faults streams following survival' ;;
     server_events | process_accounting) say 'server_events forwarding' ;;
@@ -141,7 +141,7 @@ for module in "${modules[@]}"; do
   missed slow | grep -E "^src/${module}[/.]" >"$WORK/$module.list"
   read -ra files <<<"$(hermetic "$module")"
   judge "$module" --package imaptrace --baseline=skip --timeout=600 --cargo-arg=--test --cargo-arg=hermetic \
-    -- -- "${files[@]/%/::}"
+    --cargo-arg=--test --cargo-arg=faults -- -- "${files[@]/%/::}"
 done
 
 # count WORD… : lines of the results of both parts.
