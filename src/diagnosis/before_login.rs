@@ -1,16 +1,20 @@
-//! What comes before the first command: name, connection, TLS handshake, greeting.
+//! Rules for what comes before the first command: name, connection, TLS handshake, greeting. Called by `diagnose`.
 
 use imaptrace_record::{Cause, Seconds, SetupStep, StepOutcome};
 
 use super::{
-    ledger::Ledger,
+    ledger::{Ledger, QUEUE},
     server_side::{LoginProcesses, ServerSide},
     usual::has_new_certificate,
     wording::{excess, time},
 };
 
-/// A handshake or greeting that is late by less is no queue in front of a login process.
-const QUEUE: f64 = 0.1;
+/// What a connection takes beside its round trip up to this is as usual.
+const LATE_CONNECTION: f64 = 0.005;
+/// Handshake and greeting that are late by no more together are as usual.
+const LATE_HANDSHAKE: f64 = 0.003;
+/// The imap process waits for a CPU, too, if it does so for this part of the login process's wait.
+const LIKEWISE: f64 = 0.3;
 /// Part of the excess in which a process has to wait for a CPU to explain it.
 const STARVED: f64 = 0.6;
 /// Commands that are late by less than this part of the handshake's excess are as usual.
@@ -25,6 +29,8 @@ const LEAST: f64 = 0.015;
 /// Login processes that use this part of a core, several of them, are busy with handshakes of others; one of them has to use more.
 const STORM: f64 = 0.09;
 const STORM_OF_ONE: f64 = 0.2;
+/// They also wait for a CPU, for at least this part of what they use.
+const STORM_QUEUE: f64 = 0.3;
 /// The part of that CPU time that the second of several has at least.
 const SECOND: f64 = 0.1;
 
@@ -48,7 +54,7 @@ pub(super) fn claim_connect(ledger: &mut Ledger<'_>) {
         });
     } else if step.outcome != StepOutcome::Passed {
         ledger.claim(at, Cause::Unknown, f64::MAX, |_| "connect: nothing answered".to_owned());
-    } else if left > 0.005 {
+    } else if left > LATE_CONNECTION {
         let round_trip = step.rtt_min_s.map_or(0.0, Seconds::as_f64);
         ledger.claim(at, Cause::Prober, left - round_trip, |seconds| {
             format!(
@@ -66,7 +72,7 @@ pub(super) fn claim_handshake(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) 
     let left = |at: Option<usize>| at.map_or(0.0, |at| ledger.entries[at].left);
     let (of_tls, of_greeting) = (left(tls), left(greeting));
     let both = of_tls + of_greeting;
-    if both <= 0.003 {
+    if both <= LATE_HANDSHAKE {
         return;
     }
     let others = ledger.left(&ledger.commands());
@@ -87,7 +93,7 @@ pub(super) fn claim_handshake(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) 
     } else if is_login_storm(ledger, server) {
         (Cause::Tls, storm_text(server))
     } else if starved
-        && (has_failed || tls.is_none() || of_imap.is_some_and(|imap| imap > 0.3 * queue.unwrap_or_default()))
+        && (has_failed || tls.is_none() || of_imap.is_some_and(|imap| imap > LIKEWISE * queue.unwrap_or_default()))
     {
         (Cause::ServerCpu, format!("a login process waited for a CPU for {waited}"))
     } else if starved {
@@ -134,7 +140,7 @@ pub(super) fn is_login_storm(ledger: &Ledger<'_>, server: &ServerSide<'_>) -> bo
     server.login_processes().is_some_and(|all| {
         let LoginProcesses { cpu, second_cpu, run_queue, sampled, .. } = all;
         let several = cpu >= STORM * sampled && second_cpu >= SECOND * cpu;
-        has_tls && cpu > 0.0 && run_queue >= 0.3 * cpu && (several || cpu >= STORM_OF_ONE * sampled)
+        has_tls && cpu > 0.0 && run_queue >= STORM_QUEUE * cpu && (several || cpu >= STORM_OF_ONE * sampled)
     })
 }
 

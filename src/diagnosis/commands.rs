@@ -2,7 +2,7 @@
 //!
 //! `running = CPU + run queue + lock + rest`, and the rest is storage. The running time and the lock are those of the server's
 //! events, CPU and run queue those of `/proc`. Without processes the rest of the running time is storage unless the server is late
-//! outside its commands too. Without events there is only `server`.
+//! outside its commands too. Without events there is only `server`. Called by `diagnose`.
 
 use imaptrace_record::{Cause, SetupStep, SpanId};
 
@@ -27,6 +27,18 @@ const CPU_PART: f64 = 0.25;
 const GAPS: f64 = 0.22;
 /// And of at least this length.
 const LEAST_GAPS: f64 = 0.015;
+
+/// A handshake that is late by this part of the gaps outside of commands, or more, explains them.
+const OF_HANDSHAKE: f64 = 0.5;
+/// The session's start before its process and the running time that are late in such a proportion are late alike: the start by more
+/// than this part of the running time, …
+const START_PART: f64 = 0.6;
+/// … and the running time by more than this part of the start.
+const RUNNING_PART: f64 = 0.25;
+/// A login process that waits for a CPU for so many times the imap process's wait …
+const TIMES_IMAP: f64 = 2.0;
+/// … and for more than this part of what is left of the commands delays them.
+const OF_COMMANDS: f64 = 0.5;
 
 /// The excess of each command in the server's running time and outside it.
 struct Parts {
@@ -109,7 +121,8 @@ fn claim_locks(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, others: &[usize
 fn claim_for_login_process(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, parts: &mut Parts) {
     let storm = is_login_storm(ledger, server);
     let slow_handshake = ledger.claimed(Cause::Tls);
-    let new_key = has_new_certificate(ledger.run) && slow_handshake >= 0.5 * parts.gaps && slow_handshake > 0.0;
+    let new_key =
+        has_new_certificate(ledger.run) && slow_handshake >= OF_HANDSHAKE * parts.gaps && slow_handshake > 0.0;
     if !storm && !new_key {
         return;
     }
@@ -188,7 +201,7 @@ fn claim_by_events(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, parts: &Par
     // What the session's process took before its first command.
     let hand_over = ledger.login().map_or(0.0, |at| ledger.entries[at].left);
     let start = hand_over - server.login.and_then(|login| login.until_process).unwrap_or_default();
-    let starts_late = start > 0.6 * running && running > 0.25 * start;
+    let starts_late = start > START_PART * running && running > RUNNING_PART * start;
     for (at, running) in parts.places.iter().zip(&parts.running) {
         let name = ledger.entries[*at].name().to_owned();
         let opened = server.command(&ledger.entries[*at]).map_or(0, |times| times.opened);
@@ -217,7 +230,7 @@ fn claim_gaps(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, others: &[usize]
         others.iter().any(|at| server.own_time(&ledger.entries[*at]).is_some() && ledger.entries[*at].left > 0.0);
     let imap_queue = server.imap(login).map_or(0.0, |imap| imap.run_queue);
     let login_queue = server.login_processes().map_or(0.0, |all| all.longest_queue);
-    let of_login_process = login_queue > 2.0 * imap_queue && login_queue > 0.5 * ledger.left(others);
+    let of_login_process = login_queue > TIMES_IMAP * imap_queue && login_queue > OF_COMMANDS * ledger.left(others);
     for at in others {
         let entry = &ledger.entries[*at];
         let name = entry.name().to_owned();

@@ -1,4 +1,4 @@
-//! The verdict from the claims.
+//! The verdict from the claims. Called by `diagnose`, after all rules.
 
 use std::collections::BTreeMap;
 

@@ -13,6 +13,9 @@ use super::{
 /// A rest without evidence of its own weighs less than a cause with it.
 pub(super) const WEAK: f64 = 0.6;
 
+/// A greeting, a handshake or the start of a session that is late by less, in seconds, is no wait for a free process.
+pub(super) const QUEUE: f64 = 0.1;
+
 /// What a run took over its usual, and the claims.
 #[derive(Debug)]
 pub(super) struct Ledger<'a> {

@@ -1,4 +1,4 @@
-//! The line: longer round trips, a full or narrow line, lost segments.
+//! Rules for the line: longer round trips, a full or narrow line, lost segments. Called by `diagnose`.
 
 use imaptrace_record::{Cause, Run, Seconds, SetupStep, StepOutcome};
 
@@ -15,10 +15,44 @@ const GROWN_PART: f64 = 0.25;
 /// Turns that take so much longer than the quickest wait in a queue: the line is full, and not longer.
 const QUEUED: f64 = 0.004;
 const QUEUED_PART: f64 = 0.12;
+/// A connection whose first round trip was longer than the quickest by more than both of these met a queue at once.
+const QUEUED_AT_FIRST: f64 = 0.005;
+const QUEUED_AT_FIRST_PART: f64 = 0.3;
+/// A step of fewer round trips has one.
+const ONE_TURN: f64 = 1.5;
 /// How much a server sends before it waits for an acknowledgement (RFC 6928), in bytes.
 const FIRST_WINDOW: f64 = 14_600.0;
 /// What a response is more than its bytes on the line: headers of IP, TCP and TLS.
 const OVERHEAD: f64 = 100.0;
+/// The shortest round trip over a line that can lose a segment.
+const LOCAL: f64 = 0.000_2;
+/// Transfer up to this is as usual, and so much of a longer one.
+const LATE_TRANSFER: f64 = 0.003;
+const USUAL_TRANSFER: f64 = 0.001;
+/// An answer of so many bytes shows the rate of the line …
+const BULK: f64 = 3_000.0;
+/// … if it took longer than this …
+const LATE_BULK: f64 = 0.01;
+/// … came bit by bit: its first byte within this part of its time …
+const FIRST_PART: f64 = 0.6;
+/// … and for this part of its excess outside the server's own time, or as two small answers at least took by their bytes.
+const OUTSIDE_PART: f64 = 0.6;
+/// A small answer of so many bytes that is late by so much agrees if it took between these parts of what the rate lets expect.
+const SMALL: f64 = 200.0;
+const LATE_SMALL: f64 = 0.005;
+const AGREES: std::ops::RangeInclusive<f64> = 0.4..=2.5;
+/// What small answers took over so many times the expected, beside [`LATE_SMALL`], speaks against a narrow line …
+const OVER_EXPECTED: f64 = 2.0;
+/// … from this part of the large answer's time on.
+const OVER_PART: f64 = 0.3;
+/// Small answers are claimed up to so many times the expected.
+const CLAIMED: f64 = 1.5;
+/// A timeout is met between this part of it with half a round trip …
+const TIMEOUT_PART: f64 = 0.95;
+const LEAST_TURNS: f64 = 0.5;
+/// … and so many round trips and this time more.
+const MOST_TURNS: f64 = 2.5;
+const TIMEOUT_MORE: f64 = 0.04;
 /// The shortest time after which Linux sends a segment again.
 const RETRANSMISSION: f64 = 0.2;
 
@@ -77,7 +111,8 @@ fn queued(ledger: &Ledger<'_>, usual: f64, round_trip: f64) -> Option<f64> {
     let mut each: Vec<f64> = passed
         .filter_map(|entry| {
             let turns = turns(entry, round_trip, ledger.run);
-            let first = entry.step.first_byte_s.filter(|_| turns < 1.5).map_or_else(|| entry.took(), Seconds::as_f64);
+            let first =
+                entry.step.first_byte_s.filter(|_| turns < ONE_TURN).map_or_else(|| entry.took(), Seconds::as_f64);
             let own = (entry.usual - usual * turns).max(0.0);
             (turns > 0.0).then(|| (first - own).max(0.0) / turns)
         })
@@ -87,7 +122,7 @@ fn queued(ledger: &Ledger<'_>, usual: f64, round_trip: f64) -> Option<f64> {
     let connect = ledger.setup(SetupStep::Connect).and_then(|at| ledger.entries[at].step.rtt_min_s);
     let at_first = connect.map_or(round_trip, Seconds::as_f64);
     let waits = middle - round_trip > QUEUED.max(QUEUED_PART * round_trip)
-        || at_first - round_trip > 0.005_f64.max(0.3 * round_trip);
+        || at_first - round_trip > QUEUED_AT_FIRST.max(QUEUED_AT_FIRST_PART * round_trip);
     waits.then_some(middle.max(at_first))
 }
 
@@ -124,11 +159,12 @@ pub(super) fn claim_counted_loss(ledger: &mut Ledger<'_>) {
 /// other steps are as usual.
 pub(super) fn claim_silent_loss(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) {
     let round_trip = ledger.round_trip();
-    if is_same_host(ledger.run) || round_trip <= 0.0002 {
+    if is_same_host(ledger.run) || round_trip <= LOCAL {
         return;
     }
     // A lone last segment is probed for after 200 ms and two round trips (RFC 8985 §7.2), and then again by the timeout.
-    let (least, most) = (0.95 * RETRANSMISSION + 0.5 * round_trip, RETRANSMISSION + 2.5 * round_trip + 0.04);
+    let least = TIMEOUT_PART * RETRANSMISSION + LEAST_TURNS * round_trip;
+    let most = RETRANSMISSION + MOST_TURNS * round_trip + TIMEOUT_MORE;
     let again = 2.0 * RETRANSMISSION;
     let is_timeout = |wait: f64, known: bool| {
         let once = least..=most;
@@ -161,9 +197,9 @@ pub(super) fn claim_transfer(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) {
             let entry = &ledger.entries[at];
             (entry.step.transfer_s.map_or(0.0, Seconds::as_f64), bytes(entry))
         };
-        if transfer > 0.003 {
+        if transfer > LATE_TRANSFER {
             let name = ledger.entries[at].name().to_owned();
-            ledger.claim(at, Cause::Bandwidth, transfer - 0.001, |seconds| {
+            ledger.claim(at, Cause::Bandwidth, transfer - USUAL_TRANSFER, |seconds| {
                 format!("{name}: {} of transfer for {bytes:.0} bytes", time(seconds))
             });
         }
@@ -174,7 +210,7 @@ pub(super) fn claim_transfer(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) {
 /// Claims waits in proportion to bytes: of the largest answer, which came bit by bit, and of others if they fit.
 fn claim_by_bytes(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) {
     let commands = ledger.commands();
-    let largest = commands.iter().copied().filter(|at| bytes(&ledger.entries[*at]) > 3_000.0);
+    let largest = commands.iter().copied().filter(|at| bytes(&ledger.entries[*at]) > BULK);
     let Some(bulk) =
         largest.max_by(|one, other| bytes(&ledger.entries[*one]).total_cmp(&bytes(&ledger.entries[*other])))
     else {
@@ -184,25 +220,26 @@ fn claim_by_bytes(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) {
     let entry = &ledger.entries[bulk];
     let (of_bulk, is_known, took) = (wait(entry), server.outside(entry).is_some(), entry.took());
     let per_byte = of_bulk / (bytes(entry) + OVERHEAD);
-    let came_early = entry.step.first_byte_s.is_some_and(|first| first.as_f64() <= 0.6 * took);
-    let is_outside = is_known && of_bulk > 0.6 * entry.left;
+    let came_early = entry.step.first_byte_s.is_some_and(|first| first.as_f64() <= FIRST_PART * took);
+    let is_outside = is_known && of_bulk > OUTSIDE_PART * entry.left;
     let login = ledger.login();
     let small: Vec<usize> = commands.into_iter().filter(|at| *at != bulk && Some(*at) != login).collect();
     let (mut over, mut agree) = (0.0, 0);
     for at in &small {
         let entry = &ledger.entries[*at];
         let (waited, expected) = (wait(entry), per_byte * (bytes(entry) + OVERHEAD));
-        over += (waited - 2.0 * expected - 0.005).max(0.0);
-        let fits = waited > 0.005 && bytes(entry) >= 200.0 && (0.4 * expected..=2.5 * expected).contains(&waited);
+        over += (waited - OVER_EXPECTED * expected - LATE_SMALL).max(0.0);
+        let (least, most) = (AGREES.start() * expected, AGREES.end() * expected);
+        let fits = waited > LATE_SMALL && bytes(entry) >= SMALL && (least..=most).contains(&waited);
         agree += u32::from(fits);
     }
-    if of_bulk <= 0.01 || over >= 0.3 * of_bulk || !came_early || !(agree >= 2 || is_outside) {
+    if of_bulk <= LATE_BULK || over >= OVER_PART * of_bulk || !came_early || !(agree >= 2 || is_outside) {
         return;
     }
     for at in small.into_iter().chain([bulk]) {
         let entry = &ledger.entries[at];
         let bytes = bytes(entry);
-        let expected = if at == bulk { f64::MAX } else { 1.5 * per_byte * (bytes + OVERHEAD) };
+        let expected = if at == bulk { f64::MAX } else { CLAIMED * per_byte * (bytes + OVERHEAD) };
         let name = entry.name().to_owned();
         ledger.claim(at, Cause::Bandwidth, wait(entry).min(expected), |seconds| {
             let rate = 8.0 / per_byte / 1e6;

@@ -1,9 +1,10 @@
-//! The login: lookups of the authentication, its penalties, and the start of the session after it.
+//! Rules for the login: lookups of the authentication, its penalties, and the start of the session after it. Called by
+//! `diagnose`.
 
 use imaptrace_record::{Cause, StepOutcome};
 
 use super::{
-    ledger::Ledger,
+    ledger::{Ledger, QUEUE},
     server_side::{LoginTimes, ServerSide},
     usual::{has_new_certificate, usual_step},
     wording::{excess, time},
@@ -13,10 +14,15 @@ use super::{
 const PENALTIES: [f64; 3] = [4.0, 8.0, 15.0];
 /// How exactly the delay has to be met where the server reports nothing, in seconds.
 const EXACT: f64 = 0.05;
-/// A start of the session that is late by less is no wait for a free process.
-const QUEUE: f64 = 0.1;
 /// Other waits of the server in this proportion to the login's mean that it lacks more than processes.
 const ELSEWHERE: f64 = 0.25;
+/// A process that waits for a CPU for more than this part of the login's excess explains it.
+const STARVED: f64 = 0.4;
+/// A slow handshake of more than this part of the login's excess explains the login, too.
+const OF_HANDSHAKE: f64 = 0.5;
+/// The parts of the excess that a back end and a process limit get where nothing distinguishes them: neither is half.
+const BACKEND_PART: f64 = 0.49;
+const LIMIT_PART: f64 = 0.48;
 /// A delay beside the lookups from this on.
 const DELAY: f64 = 0.02;
 
@@ -63,11 +69,11 @@ fn claim_reported(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, at: usize) {
     if has_new_certificate(ledger.run) && ledger.claimed(Cause::Tls) >= left {
         // The login process that is late with the handshake hands over, too.
         claim_rest(ledger, at);
-    } else if let Some(queue) = queue.filter(|queue| *queue > 0.4 * left) {
+    } else if let Some(queue) = queue.filter(|queue| *queue > STARVED * left) {
         ledger.claim(at, Cause::ServerCpu, f64::MAX, |_| {
             format!("{name}: a process waited for a CPU for {}", time(queue))
         });
-    } else if ledger.claimed(Cause::Tls) > elsewhere.max(0.5 * left) {
+    } else if ledger.claimed(Cause::Tls) > elsewhere.max(OF_HANDSHAKE * left) {
         claim_rest(ledger, at);
     } else if elsewhere > ELSEWHERE * left {
         if cpu_is_first && of(&[Cause::ServerCpu]) > 0.0 {
@@ -116,10 +122,10 @@ fn claim_alone(ledger: &mut Ledger<'_>, at: usize) {
         }
     } else {
         // Its back end and a full process limit look alike from outside.
-        ledger.claim(at, Cause::AuthBackend, 0.49 * left, |_| {
+        ledger.claim(at, Cause::AuthBackend, BACKEND_PART * left, |_| {
             format!("{name}: {}: its back end, or", excess(left, usual))
         });
-        ledger.claim(at, Cause::Limit, 0.48 * left, |_| {
+        ledger.claim(at, Cause::Limit, LIMIT_PART * left, |_| {
             format!("{name}: no process was free for the session; events of the server would tell")
         });
     }

@@ -1,4 +1,4 @@
-//! imaptrace itself: its pauses inside steps and between them.
+//! Rules for imaptrace itself: its pauses inside steps and between them. Called by `diagnose`, first and last.
 
 use imaptrace_record::{Cause, Seconds};
 

@@ -1,4 +1,4 @@
-//! What a run is compared with, as it is in the record.
+//! What a run is compared with, as it is in the record. Called by the rules.
 
 use imaptrace_record::{Run, Seconds, Step};
 

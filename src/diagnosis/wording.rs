@@ -1,4 +1,4 @@
-//! How times stand in evidence.
+//! How times are written in evidence. Called by the rules.
 
 /// A time in seconds with two or three digits: `2.54 s`, `64 ms`, `1.2 ms`.
 pub(super) fn time(seconds: f64) -> String {
