@@ -111,6 +111,7 @@ mod tests {
             user: UserName::new(user).unwrap(),
             master_user: None,
             password: SecretSource::Env("X".into()),
+            own: None,
         }
     }
 

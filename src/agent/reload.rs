@@ -275,12 +275,13 @@ type KnownSeries = Box<dyn Fn(&Subject<'_>) -> bool + Send + Sync>;
 fn known_series(config: &Config, metrics: &config::MetricsOptions) -> KnownSeries {
     let mut known = HashSet::new();
     for target in &config.targets {
-        let labels = target.labels.iter().filter(|(key, _)| metrics.series.labels.contains(*key));
-        let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
         let each = target.address == AddressChoice::Each;
         let families: &[Option<&str>] = if each { &[Some("ipv4"), Some("ipv6"), None] } else { &[None] };
-        let (name, journey) = (target.series_name(metrics.per), target.journey.name());
-        for account in &target.accounts {
+        let name = target.series_name(metrics.per);
+        for (account, probed) in target.probed() {
+            let labels = probed.labels.iter().filter(|(key, _)| metrics.series.labels.contains(*key));
+            let labels: Vec<_> = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+            let journey = probed.journey.name();
             for family in families {
                 let family = family.map(ToOwned::to_owned);
                 known.insert((name.to_owned(), account.alias.clone(), journey.to_string(), family, labels.clone()));

@@ -5,6 +5,7 @@
 //! its start and by `reload`.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -39,7 +40,9 @@ pub fn families(target: &Target) -> &'static [Family] {
 
 /// One account of one target: the work of a slot. Its runs never overlap, over any address family.
 pub(super) struct AccountWork {
+    /// The target as it is probed for the account.
     pub(super) target: Arc<TargetContext>,
+    /// The place of the account among those of `target`.
     pub(super) account: usize,
     history: Arc<Mutex<AccountHistory>>,
 }
@@ -139,6 +142,7 @@ impl TargetSet {
             let server = servers.entry(server).or_insert_with_key(|server| server.as_str().into());
             let runs = u32::try_from(families(target).len()).unwrap_or(1);
             for work in &entry.works {
+                let target = work.target.target();
                 slots.push(Slot {
                     name: format!("{}/{}", target.name, work.alias()).into(),
                     server: server.clone(),
@@ -161,10 +165,14 @@ impl TargetEntry {
         }
         let context = Arc::new(context);
         let known = |alias: &str| old?.works.iter().find(|work| work.alias() == alias).map(|work| work.history.clone());
-        let accounts = target.accounts.iter().enumerate();
-        let works = accounts.map(|(number, account)| {
+        let accounts = target.probed().enumerate();
+        let works = accounts.map(|(number, (account, probed))| {
             let history = known(&account.alias).unwrap_or_default();
-            Arc::new(AccountWork { target: context.clone(), account: number, history })
+            let (target, account) = match probed {
+                Cow::Borrowed(_) => (context.clone(), number),
+                Cow::Owned(own) => (Arc::new(context.sharing(own)), 0),
+            };
+            Arc::new(AccountWork { target, account, history })
         });
         Self { works: works.collect(), context }
     }
@@ -223,6 +231,23 @@ mod tests {
         assert!(!Arc::ptr_eq(&work(&old, "two/default"), &work(&new, "two/default")));
         assert!(work(&new, "two/default").history().logged_few_messages);
         assert!(!work(&new, "four/default").history().logged_few_messages);
+    }
+
+    #[test]
+    fn an_account_is_probed_with_what_it_has_of_its_own() {
+        let dir = ConfigDir(tempfile::tempdir().unwrap());
+        let more = "interval = \"2m\"\n[[targets.accounts]]\nname = \"slow\"\nuser = \"you\"\ninterval = \"10m\"\n\
+                    timeout = \"5m\"\nlabels = { volume = \"b\" }";
+        let (set, _) = TargetSet::default().next(&dir.targets(&target("one", more)), &FileSets::default());
+        let slots = set.slots();
+        let slot = |name: &str| slots.iter().find(|slot| &*slot.name == name).unwrap();
+        let (own, slow) = (slot("one/default"), slot("one/slow"));
+        assert_eq!([own, slow].map(|slot| slot.interval.as_secs()), [120, 600]);
+        assert!(slow.max_run_time > own.max_run_time + Duration::from_secs(200));
+        assert_eq!(slow.work.alias(), "slow");
+        assert_eq!(slow.work.target.target().labels["volume"], "b");
+        assert!(own.work.target.target().labels.is_empty());
+        assert_eq!(own.server, slow.server);
     }
 
     #[test]

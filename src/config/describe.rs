@@ -15,7 +15,7 @@ use crate::{
         span_samples,
     },
     latency,
-    plan::{Choice, Deadlines, Hours, NameResolver, RunLimits, Target, Timing},
+    plan::{AccountOptions, Choice, Deadlines, Hours, Journey, NameResolver, RunLimits, Target, Timing},
     process_accounting::MailLog,
     secret::{SecretSource, shown_variable},
     server_events::ServerEventsSettings,
@@ -196,7 +196,11 @@ fn write_windows(out: &mut String, config: &Config) -> fmt::Result {
         writeln!(out, "\nwindows")?;
     }
     for window in config.windows.iter().take(SHOWN) {
-        let count = config.targets.iter().filter(|target| window.scope.contains(target)).count();
+        let count = config
+            .targets
+            .iter()
+            .filter(|target| target.probed().any(|(_, probed)| window.scope.contains(&probed)))
+            .count();
         write!(out, "  {}: ", window.name)?;
         match &window.hours {
             Hours::Once { from, to } => write!(out, "once, {from} to {to}")?,
@@ -239,28 +243,15 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
     for account in target.accounts.iter().take(SHOWN) {
         let master = if account.master_user.is_some() { " of a master user" } else { "" };
         writeln!(out, "  account     {}, password{master} {}", account.alias, place(&account.password))?;
+        if let Some(own) = &account.own {
+            write_own(out, target, own)?;
+        }
     }
     if target.accounts.len() > SHOWN {
         writeln!(out, "  … and {} more accounts", target.accounts.len() - SHOWN)?;
     }
-    if !target.labels.is_empty() {
-        writeln!(out, "  labels      {}", joined(target.labels.iter().map(|(key, value)| format!("{key}={value:?}"))))?;
-    }
-    let journey = &target.journey;
-    writeln!(
-        out,
-        "  journey     {}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}, propagate {}, empty mailbox {}",
-        journey.name(),
-        journey.open.word().to_ascii_uppercase(),
-        journey.mailbox.as_str(),
-        journey.newest,
-        journey.window.word(),
-        on(journey.cold),
-        journey.auth.word(),
-        journey.tag.word(),
-        journey.propagate.word(),
-        if journey.allow_empty { "allowed" } else { "fails" },
-    )?;
+    write_labels(out, "  labels      ", &target.labels)?;
+    write_journey(out, "  journey     ", &target.journey)?;
     let Deadlines { run, resolve, connect, tls, greeting, command, write, logout } = target.deadlines;
     let [resolve, connect, tls, greeting] = [resolve, connect, tls, greeting].map(time);
     let [command, write, logout] = [command, write, logout].map(time);
@@ -278,6 +269,44 @@ fn write_target(out: &mut String, target: &Target) -> fmt::Result {
         limits.depth,
         size(limits.literal_kept as u64),
     )
+}
+
+fn write_labels(out: &mut String, begin: &str, labels: &BTreeMap<String, String>) -> fmt::Result {
+    if labels.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{begin}{}", joined(labels.iter().map(|(key, value)| format!("{key}={value:?}"))))
+}
+
+fn write_journey(out: &mut String, begin: &str, journey: &Journey) -> fmt::Result {
+    writeln!(
+        out,
+        "{begin}{}: {} {:?}, newest {}, window {}, cold {}, auth {}, tag {}, propagate {}, empty mailbox {}",
+        journey.name(),
+        journey.open.word().to_ascii_uppercase(),
+        journey.mailbox.as_str(),
+        journey.newest,
+        journey.window.word(),
+        on(journey.cold),
+        journey.auth.word(),
+        journey.tag.word(),
+        journey.propagate.word(),
+        if journey.allow_empty { "allowed" } else { "fails" },
+    )
+}
+
+/// What an account has of its own.
+fn write_own(out: &mut String, target: &Target, own: &AccountOptions) -> fmt::Result {
+    if own.labels != target.labels {
+        write_labels(out, "    labels    ", &own.labels)?;
+    }
+    if own.journey != target.journey {
+        write_journey(out, "    journey   ", &own.journey)?;
+    }
+    if (own.interval, own.timeout) != (target.interval, target.deadlines.run) {
+        writeln!(out, "    interval  {}, timeout {}", time(own.interval), time(own.timeout))?;
+    }
+    Ok(())
 }
 
 fn write_tls(out: &mut String, target: &Target) -> fmt::Result {

@@ -109,12 +109,12 @@ mod tests {
     fn the_words_name_each_table_once() {
         let words = |key: &str, here: &TableKeys| SCHEMA.home(key, here).map(|home| home.words);
         for (key, here, expected) in [
-            ("interval", &TOP, "in `[defaults]` or a target"),
-            ("interval", &options::ACCOUNT, "in `[defaults]` or a target"),
-            ("timeout", &agent::KEYS, "in `[defaults]`, a target or `[otlp]`"),
+            ("interval", &TOP, "in `[defaults]`, a target or an account"),
+            ("security", &options::ACCOUNT, "in `[defaults]` or a target"),
+            ("timeout", &agent::KEYS, "in `[defaults]`, a target, an account or `[otlp]`"),
             ("url", &options::DEFAULTS, "in a target"),
             ("user", &options::DEFAULTS, "in a target or an account"),
-            ("labels", &options::DEFAULTS, "in a target, `[metrics]` or a window"),
+            ("labels", &options::DEFAULTS, "in a target, an account, `[metrics]` or a window"),
             ("runs_in_flight", &options::TARGET, "in `[limits]`"),
             (
                 "connect",
@@ -138,7 +138,7 @@ mod tests {
         for (key, here, expected) in [
             ("intervall", &options::DEFAULTS, "did you mean `interval`?"),
             ("Interval", &options::DEFAULTS, "did you mean `interval`?"),
-            ("intervall", &TOP, "did you mean `interval`? it belongs in `[defaults]` or a target"),
+            ("intervall", &TOP, "did you mean `interval`? it belongs in `[defaults]`, a target or an account"),
             ("server", &options::TARGET, "did you mean `url`?"),
             ("host", &options::DEFAULTS, "did you mean `url`? it belongs in a target"),
         ] {

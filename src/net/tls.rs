@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// The TLS settings of a target.
+#[derive(Clone)]
 pub struct TlsContext {
     name: String,
     insecure: bool,
@@ -24,6 +25,7 @@ pub struct TlsContext {
 }
 
 /// The content of a target's files for TLS.
+#[derive(Clone)]
 pub enum TlsFiles {
     /// Read once.
     Read(Arc<TlsMaterial>),

@@ -21,4 +21,4 @@ pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, Propaga
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use network::{Network, NetworkError};
 pub use run_limits::RunLimits;
-pub use target::{Account, Dns, NameResolver, SeriesPer, Target, Timing, TlsOptions, UserName};
+pub use target::{Account, AccountOptions, Dns, NameResolver, SeriesPer, Target, Timing, TlsOptions, UserName};

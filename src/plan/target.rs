@@ -1,6 +1,7 @@
 //! One IMAP service and its accounts.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -11,7 +12,8 @@ use std::{
 use super::{AddressChoice, AddressKind, Choice, Deadlines, Endpoint, Journey, Limits, ProxyProtocol, Security};
 use crate::secret::{SecretSource, unprintable};
 
-/// One IMAP service, and how it is probed.
+/// One IMAP service, and how it is probed. Labels, journey, interval and the deadline of a run are those of its first account; another
+/// one may have its own ([`Target::for_account`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Unique among the targets; a metric attribute.
@@ -47,6 +49,34 @@ pub struct Target {
 }
 
 impl Target {
+    /// The target as it is probed for one of its accounts: itself, or with the account's own options and this account alone.
+    pub fn for_account(&self, account: &Account) -> Cow<'_, Self> {
+        let Some(own) = &account.own else { return Cow::Borrowed(self) };
+        let AccountOptions { labels, journey, interval, timeout } = (**own).clone();
+        Cow::Owned(Self {
+            accounts: vec![account.clone()],
+            labels,
+            journey,
+            interval,
+            deadlines: Deadlines { run: timeout, ..self.deadlines },
+            name: self.name.clone(),
+            group: self.group.clone(),
+            endpoint: self.endpoint.clone(),
+            security: self.security,
+            tls: self.tls.clone(),
+            limits: self.limits,
+            timing: self.timing,
+            address: self.address,
+            source_address: self.source_address,
+            proxy_protocol: self.proxy_protocol,
+        })
+    }
+
+    /// The target as it is probed for each of its accounts.
+    pub fn probed(&self) -> impl Iterator<Item = (&Account, Cow<'_, Self>)> {
+        self.accounts.iter().map(|account| (account, self.for_account(account)))
+    }
+
     /// Its name in metrics: its own, or its group's when series are for groups.
     pub fn series_name(&self, per: SeriesPer) -> &str {
         match (per, &self.group) {
@@ -118,6 +148,21 @@ pub struct Account {
     pub master_user: Option<UserName>,
     /// The source of the password for the login.
     pub password: SecretSource,
+    /// What differs from the target; none where nothing does.
+    pub own: Option<Box<AccountOptions>>,
+}
+
+/// The options of a target that an account may have of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountOptions {
+    /// The operator's attributes, those of the target among them.
+    pub labels: BTreeMap<String, String>,
+    /// The options of a run's steps.
+    pub journey: Journey,
+    /// From the start of a run to the start of the next.
+    pub interval: Duration,
+    /// The deadline of a run.
+    pub timeout: Duration,
 }
 
 impl Account {

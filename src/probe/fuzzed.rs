@@ -89,7 +89,13 @@ fn target(choice: u8, address: SocketAddr) -> Target {
         security,
         tls: TlsOptions::default(),
         accounts: user
-            .map(|user| Account { alias: "default".to_owned(), user, master_user: None, password: password.clone() })
+            .map(|user| Account {
+                alias: "default".to_owned(),
+                user,
+                master_user: None,
+                password: password.clone(),
+                own: None,
+            })
             .collect(),
         labels: BTreeMap::new(),
         journey: Journey {

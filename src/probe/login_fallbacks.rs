@@ -87,6 +87,7 @@ mod tests {
             user: UserName::new(user).unwrap(),
             master_user: master.and_then(UserName::new),
             password: SecretSource::Nowhere,
+            own: None,
         }
     }
 

@@ -22,8 +22,8 @@ pub struct TargetContext {
     pub(super) target: Target,
     pub(super) tls: TlsContext,
     /// The server closed the connection over ID: it is not sent again.
-    pub(super) without_id: AtomicBool,
-    pub(super) inspections: Inspections,
+    pub(super) without_id: Arc<AtomicBool>,
+    pub(super) inspections: Arc<Inspections>,
     pub(super) logins: Arc<LoginFallbacks>,
 }
 
@@ -41,15 +41,28 @@ impl TargetContext {
     }
 
     fn over(target: Target, tls: TlsContext) -> Self {
-        let (inspections, logins) = Default::default();
-        Self { target, tls, without_id: AtomicBool::new(false), inspections, logins }
+        let (without_id, inspections, logins) = Default::default();
+        Self { target, tls, without_id, inspections, logins }
+    }
+
+    /// The same server with `target`, which is this one as it is probed for an account: all that runs share is shared.
+    #[must_use]
+    pub fn sharing(&self, target: Target) -> Self {
+        let Self { target: _, tls, without_id, inspections, logins } = self;
+        Self {
+            target,
+            tls: tls.clone(),
+            without_id: without_id.clone(),
+            inspections: inspections.clone(),
+            logins: logins.clone(),
+        }
     }
 
     /// Takes over from `before`, the same target before a change, when certificates were read, and the logins of its accounts.
     #[must_use]
     pub fn following(self, before: &Self) -> Self {
         before.logins.retain(&self.target.accounts);
-        Self { inspections: before.inspections.carried_over(), logins: before.logins.clone(), ..self }
+        Self { inspections: before.inspections.carried_over().into(), logins: before.logins.clone(), ..self }
     }
 
     /// Waits until the files for TLS are read, or have failed.

@@ -37,6 +37,7 @@ fn target(address: SocketAddr) -> Target {
             user: UserName::new("someone").unwrap(),
             master_user: None,
             password: SecretSource::Given(Secret::new("secret".into())),
+            own: None,
         }],
         labels: BTreeMap::new(),
         journey: Journey {

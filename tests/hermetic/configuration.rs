@@ -701,7 +701,7 @@ fn unusable_files_and_unset_variables_are_noted_with_their_place_and_stop_nothin
     let text = "[otlp]\nendpoint = \"http://localhost:4318\"\nca_file = \"not/there.pem\"\n\
                 headers = { key = { file = \"/\" } }\n[defaults]\nca_file = \"/\"\n\
                 [[targets]]\nname = \"a\"\nurl = \"imaps://a\"\nuser = \"u\"\npassword = { env = \"NOT_SET\" }\n\
-                [[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"SET\" }\n";
+                [[targets.accounts]]\nname = \"b\"\nuser = \"v\"\npassword = { env = \"SET\" }\n";
     let config = load_text(text, &[("SET", "planted")], Vec::new()).unwrap();
     let noted = |problems: &[config::Problem]| {
         let line = |problem: &config::Problem| match &problem.place {

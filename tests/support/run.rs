@@ -52,6 +52,7 @@ pub fn account(user: &str, password: &str) -> Account {
         user: UserName::new(user).unwrap(),
         master_user: None,
         password: SecretSource::Given(Secret::new(password.into())),
+        own: None,
     }
 }
 

@@ -11,7 +11,8 @@ use crate::{
 
 /// Warns of a limit on responses below that of the largest FETCH: one for each message.
 pub(crate) fn check_responses(table: &Table<'_>, targets: &[Target]) {
-    let newest = targets.iter().max_by_key(|target| target.journey.newest);
+    let probed = targets.iter().flat_map(|target| target.probed().map(|(_, probed)| probed));
+    let newest = probed.max_by_key(|target| target.journey.newest);
     if let Some(target) = newest.filter(|target| target.limits.responses < u64::from(target.journey.newest)) {
         let (name, newest, limit) = (&target.name, target.journey.newest, target.limits.responses);
         let what = format!("{name} fetches {newest} messages, each a response, and the limit is {limit}");
@@ -25,8 +26,8 @@ pub(crate) fn check_logins(table: &Table<'_>, targets: &[Target], limits: &RunLi
     for target in targets {
         let server = format!("{}:{}", target.endpoint.host, target.endpoint.port);
         let families = if target.address == AddressChoice::Each { 2.0 } else { 1.0 };
-        let accounts = f64::from(u32::try_from(target.accounts.len()).unwrap_or(u32::MAX));
-        *servers.entry(server).or_default() += families * accounts / target.interval.as_secs_f64();
+        let logins: f64 = target.probed().map(|(_, probed)| families / probed.interval.as_secs_f64()).sum();
+        *servers.entry(server).or_default() += logins;
     }
     let all = servers.values().sum();
     let most = servers.iter().max_by(|one, other| one.1.total_cmp(other.1));

@@ -36,7 +36,9 @@ pub(crate) const HISTOGRAM: &[(&str, bool)] = &[("explicit", false), ("exponenti
 pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
     let mut labels = BTreeSet::new();
     for (field, label) in table.read("labels", Field::list).unwrap_or_default() {
-        if !targets.is_empty() && !targets.iter().any(|target| target.labels.contains_key(&label)) {
+        if !targets.is_empty()
+            && !targets.iter().any(|target| target.probed().any(|(_, probed)| probed.labels.contains_key(&label)))
+        {
             field.warn("no target has this label", "give a target the label, or take it out of the list");
         }
         labels.insert(label);

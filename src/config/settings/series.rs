@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, ops::Add};
 
+use imaptrace_record::JourneyName;
+
 use crate::{
     config::Config,
     plan::{AddressChoice, Host, Security, Target},
@@ -116,7 +118,7 @@ pub fn span_samples(config: &Config) -> SampleEstimate {
 
 /// The attributes of an account's series: the name, the account, the journey, and labels. Targets of a group share them when
 /// series are for groups.
-type AccountKey<'a> = (&'a str, &'a str, &'a str, Vec<Option<&'a String>>);
+type AccountKey<'a> = (&'a str, &'a str, JourneyName, Vec<Option<String>>);
 
 /// The series without failures, and those that failures add.
 fn all(config: &Config) -> (SeriesCount, SeriesCount) {
@@ -124,10 +126,10 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
     for target in &config.targets {
         let families = if target.address == AddressChoice::Each { 2 } else { 1 };
         let one = (families, per_account(target, config.metrics.series.timing).times(families));
-        for account in &target.accounts {
-            let labels = config.metrics.series.labels.iter().map(|label| target.labels.get(label)).collect();
+        for (account, probed) in target.probed() {
+            let labels = config.metrics.series.labels.iter().map(|label| probed.labels.get(label).cloned()).collect();
             let name = target.series_name(config.metrics.per);
-            let known = accounts.entry((name, &account.alias, target.journey.name().as_str(), labels)).or_default();
+            let known = accounts.entry((name, &account.alias, probed.journey.name().clone(), labels)).or_default();
             // Of targets that share series, the one with the most has all.
             if (one.0, one.1.count()) > (known.0, known.1.count()) {
                 *known = one;

@@ -50,7 +50,9 @@ pub(crate) fn read(root: &Table<'_>, targets: Option<&[Target]>) -> Vec<Maintena
         if !names.insert(name.clone()) {
             table.error("name", "another window has the same name", "give each window a name of its own");
         }
-        if targets.is_some_and(|targets| !targets.iter().any(|target| scope.contains(target))) {
+        if targets.is_some_and(|targets| {
+            !targets.iter().any(|target| target.probed().any(|(_, probed)| scope.contains(&probed)))
+        }) {
             let help = "a target has to fit targets, groups and labels, as far as they are given";
             table.warn("", "the window is for none of the targets", help);
         }

@@ -2,21 +2,23 @@
 //!
 //! No secret is loaded here, and no problem contains one. Called by `target`, `group` and `otlp`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     config::{
         sources::{
-            readers::{Field, Table},
+            readers::{Field, Table, shown},
             schema::TableKeys,
         },
         targets::{
-            expand::{Placeholders, unknown},
+            consistency::{check_cadence, check_own_pair},
+            expand::{Placeholders, expand_accounts, filled, has_account},
+            labels::read_labels,
             options::{self, ACCOUNTS, LoginValue, Needs, Options},
             url::ServerUrl,
         },
     },
-    plan::{Account, UserName},
+    plan::{Account, AccountOptions, Mailbox, UserName},
     secret::{Edge, SecretError, SecretSource},
 };
 
@@ -34,22 +36,39 @@ pub(crate) enum TargetOrigin<'a> {
     Listed,
     /// `probe SERVER`, with the password from neither flags nor URL.
     Probe(Option<&'a SecretSource>),
-    /// A group, whose keys have these placeholders.
-    Member(Placeholders<'a>),
+    /// A group.
+    Member,
 }
 
-/// Reads the accounts: the target's own by `options`, its merged levels, then `[[targets.accounts]]`.
+/// The accounts of a target, and what is probed of the first; the others have what differs.
+pub(crate) struct TargetAccounts {
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) common: AccountOptions,
+}
+
+/// What all accounts of a target are read with.
+#[derive(Clone, Copy)]
+struct AccountContext<'a, 'b> {
+    table: &'b Table<'a>,
+    /// The values of `{host}` and `{name}`.
+    names: (&'b str, &'b str),
+    /// The labels that a file has for the target.
+    labels: &'b BTreeMap<String, String>,
+    given: Option<&'b SecretSource>,
+}
+
+/// Reads the accounts: the target's own by `options`, its merged levels, then `[[targets.accounts]]`, which inherit from it key by
+/// key. `more`: the target's host and name, the labels that a file has for it, and `[defaults]`.
 pub(crate) fn read(
     table: &Table<'_>,
     url: Option<&ServerUrl>,
     options: &Options<'_>,
     origin: &TargetOrigin<'_>,
-) -> Vec<Account> {
-    let (given, placeholders) = match origin {
-        TargetOrigin::Listed => (None, None),
-        TargetOrigin::Probe(given) => (*given, None),
-        TargetOrigin::Member(placeholders) => (None, Some(placeholders)),
-    };
+    (names, labels, defaults): ((&str, &str), &BTreeMap<String, String>, &Table<'_>),
+) -> TargetAccounts {
+    let given = if let TargetOrigin::Probe(given) = origin { *given } else { None };
+    let is_member = matches!(origin, TargetOrigin::Member);
+    let context = AccountContext { table, names, labels, given };
     let needs = options.needs();
     if url.is_some_and(|url| url.password.is_some()) {
         let help =
@@ -59,13 +78,7 @@ pub(crate) fn read(
     let listed = table.tables("accounts", &options::ACCOUNT);
     let has_user = options.user.is_some();
     let has_password = options.password.is_some() || given.is_some();
-    let own = account(table, Some(DEFAULT.to_owned()), options, given, (needs, placeholders));
-    if let Some(LoginValue::Key(field)) = &options.master_user
-        && !has_user
-        && !listed.is_empty()
-    {
-        field.error("there is no user for whom to log in", "add user, or move master_user to the accounts");
-    }
+    let inherits = |key: &'static str| listed.iter().any(|entry| !entry.has(key));
     // A URL that cannot be read may contain both.
     if url.is_some() {
         let (no_user, no_password) = match origin {
@@ -75,45 +88,117 @@ pub(crate) fn read(
             ),
             _ => ("add user = \"…\"", FORMS),
         };
-        if !has_user && (has_password || listed.is_empty()) {
+        if !has_user && (listed.is_empty() || has_password && !inherits("password")) {
             table.error("user", "there is no user name", no_user);
         }
-        if !has_password && needs == Needs::Password && (has_user || listed.is_empty()) {
+        if !has_password && needs == Needs::Password && (listed.is_empty() || has_user && !inherits("user")) {
             table.error("password", "there is no password", no_password);
         }
     }
 
-    let mut accounts = Vec::from_iter(own);
+    let mut found = Vec::new();
     let mut aliases = BTreeSet::new();
-    if has_user || has_password {
-        aliases.insert(DEFAULT.to_owned());
+    // What differs by account is a template for the accounts, and no login of the target itself.
+    let is_template = !listed.is_empty()
+        && (has_placeholder(options.user.as_ref()) || has_placeholder(options.password.as_ref()))
+        || has_user != (has_password || needs != Needs::Password) && !listed.is_empty();
+    if !is_template {
+        found.extend(account(&context, table, DEFAULT.to_owned(), options, is_member));
+        if has_user || has_password {
+            aliases.insert(DEFAULT.to_owned());
+        }
     }
-    for entry in listed {
-        let own = Options::read(&entry, ACCOUNTS);
-        let alias = entry.get("name").map_or_else(|| Some(DEFAULT.to_owned()), |field| field.text());
-        if own.user.is_none() {
+    for entry in &listed {
+        let own = Options::read(entry, ACCOUNTS);
+        let has_own_password = own.password.is_some();
+        let mut merged = own.over(options);
+        // A master user goes with its password.
+        if has_own_password && !entry.has("master_user") {
+            merged.master_user = None;
+        }
+        if merged.user.is_none() {
             entry.error("user", "there is no user name", "add user = \"…\"");
         }
-        if own.password.is_none() && needs == Needs::Password {
+        if merged.password.is_none() && merged.needs() == Needs::Password {
             entry.error("password", "there is no password", FORMS);
         }
-        if alias.as_ref().is_some_and(|alias| !aliases.insert(alias.clone())) {
-            let help = "give each account of a target a name of its own; one without is called \"default\"";
-            entry.error("name", "another account of this target has the same name", help);
+        if entry.has("interval") || entry.has("timeout") {
+            check_cadence(entry, defaults, &merged);
         }
-        accounts.extend(account(&entry, alias, &own, None, (needs, placeholders)));
+        if entry.has("auth") {
+            check_own_pair(entry, &merged);
+        }
+        for alias in account_names(entry) {
+            if !aliases.insert(alias.clone()) {
+                let what = format!("another account of this target has the name {}", shown(&alias));
+                let help = "give each account of a target a name of its own; one without is called \"default\"";
+                entry.error("name", what, help);
+            }
+            found.extend(account(&context, entry, alias, &merged, true));
+        }
     }
-    accounts
+    warn_of_equals(table, &found);
+    let common = found.first().map(|(_, options)| options.clone());
+    let common = common.unwrap_or_else(|| own_options(&context, table, options, None));
+    let accounts = found.into_iter().map(|(account, options)| {
+        let own = (options != common).then(|| Box::new(options));
+        Account { own, ..account }
+    });
+    TargetAccounts { accounts: accounts.collect(), common }
 }
 
-/// One account. None when a part of it is missing, which its caller notes, or cannot be read.
+/// The names that the name of an account stands for; none after an error in it.
+fn account_names(entry: &Table<'_>) -> Vec<String> {
+    let Some(field) = entry.get("name") else { return vec![DEFAULT.to_owned()] };
+    let Some(text) = field.text() else { return Vec::new() };
+    expand_accounts(&text).unwrap_or_else(|(what, help)| {
+        field.error(what, help);
+        Vec::new()
+    })
+}
+
+/// Whether a part of a login differs by account.
+fn has_placeholder<T>(value: Option<&LoginValue<'_, T>>) -> bool {
+    let Some(LoginValue::Key(field)) = value else { return false };
+    if !field.is_table() {
+        return field.as_text().is_some_and(has_account);
+    }
+    let entries = field.entries();
+    entries.iter().any(|(_, value)| match value.as_text() {
+        Some(text) => has_account(text),
+        None => value.is_list() && value.list().unwrap_or_default().iter().any(|(_, word)| has_account(word)),
+    })
+}
+
+/// Warns of accounts that open the same mailbox of the same user in the same way.
+fn warn_of_equals(table: &Table<'_>, found: &[(Account, AccountOptions)]) {
+    let mut seen = HashMap::new();
+    for (account, options) in found {
+        let master = account.master_user.as_ref().map(UserName::expose);
+        let journey = &options.journey;
+        let key = (account.user.expose(), master, journey.mailbox.as_str(), journey.name());
+        let first = *seen.entry(key).or_insert(&account.alias);
+        if *first != account.alias {
+            let (first, second) = (shown(first), shown(&account.alias));
+            let what = format!("the accounts {first} and {second} open the same mailbox of the same user");
+            table.warn("accounts", what, "put {account} into user or mailbox, or leave one of them out");
+            return;
+        }
+    }
+}
+
+/// One account with its options. None when a part of it is missing, which its caller notes, or cannot be read.
 fn account(
+    context: &AccountContext<'_, '_>,
     table: &Table<'_>,
-    alias: Option<String>,
+    alias: String,
     options: &Options<'_>,
-    given: Option<&SecretSource>,
-    (needs, placeholders): (Needs, Option<&Placeholders<'_>>),
-) -> Option<Account> {
+    fills: bool,
+) -> Option<(Account, AccountOptions)> {
+    let (host, name) = context.names;
+    let placeholders = Placeholders { host, name, account: &alias };
+    let placeholders = fills.then_some(&placeholders);
+    let needs = options.needs();
     let user = options.user.as_ref().and_then(|user| user_name(user, placeholders));
     let password = match &options.password {
         Some(LoginValue::Key(field)) => {
@@ -134,12 +219,42 @@ fn account(
             }
             Some(SecretSource::Given(secret.clone()))
         }
-        None => given.cloned(),
+        None => context.given.cloned(),
     };
     let master_user = options.master_user.as_ref().and_then(|user| user_name(user, placeholders));
     // One that is not used is not loaded.
     let password = if needs == Needs::Password { password } else { Some(SecretSource::Nowhere) };
-    Some(Account { alias: alias?, user: user?, master_user, password: password? })
+    let own = own_options(context, table, options, placeholders);
+    Some((Account { alias, user: user?, master_user, password: password?, own: None }, own))
+}
+
+/// What is probed of an account whose table this is, or of the target itself.
+fn own_options(
+    context: &AccountContext<'_, '_>,
+    table: &Table<'_>,
+    options: &Options<'_>,
+    placeholders: Option<&Placeholders<'_>>,
+) -> AccountOptions {
+    let mut labels = read_labels(context.table, placeholders);
+    labels.extend(context.labels.clone());
+    if !std::ptr::eq(table, context.table) {
+        labels.extend(read_labels(table, placeholders));
+    }
+    let mailbox = options.mailbox();
+    let filled = placeholders.map(|placeholders| placeholders.fill(mailbox.as_str()));
+    let mailbox = match filled.filter(|filled| filled != mailbox.as_str()) {
+        Some(filled) => Mailbox::new(&filled).unwrap_or_else(|error| {
+            table.error("mailbox", error.to_string(), "");
+            mailbox
+        }),
+        None => mailbox,
+    };
+    AccountOptions {
+        labels,
+        journey: options.journey_in(mailbox),
+        interval: options.interval(),
+        timeout: options.timeout(),
+    }
 }
 
 fn user_name(user: &LoginValue<'_, UserName>, placeholders: Option<&Placeholders<'_>>) -> Option<UserName> {
@@ -147,17 +262,6 @@ fn user_name(user: &LoginValue<'_, UserName>, placeholders: Option<&Placeholders
         LoginValue::Key(field) => UserName::new(&filled(field, placeholders)?),
         LoginValue::Url(user) => Some(user.clone()),
     }
-}
-
-/// The text of a key; in a group, with its placeholders filled in.
-pub(crate) fn filled(field: &Field<'_>, placeholders: Option<&Placeholders<'_>>) -> Option<String> {
-    let text = field.text()?;
-    let Some(placeholders) = placeholders else { return Some(text) };
-    if let Some(word) = unknown(&text, &["host", "name"]) {
-        field.error(format!("there is no placeholder {{{word}}}"), "there are {host} and {name}");
-        return None;
-    }
-    Some(placeholders.fill(&text))
 }
 
 /// Reads a reference to a secret. A secret itself is refused: every copy of the file would contain it.

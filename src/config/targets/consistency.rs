@@ -19,7 +19,8 @@ pub(crate) fn check_times(table: &Table<'_>, defaults: &Table<'_>, settings: &Op
     check_deadlines(table, defaults, settings);
 }
 
-fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options<'_>) {
+/// Checks interval and timeout.
+pub(crate) fn check_cadence(table: &Table<'_>, defaults: &Table<'_>, settings: &Options<'_>) {
     let (interval, timeout) = (settings.interval(), settings.timeout());
     let places = [(table, "interval"), (table, "timeout"), (defaults, "interval"), (defaults, "timeout")];
     let (place, key) = places.into_iter().find(|(table, key)| table.has(key)).unwrap_or((table, "interval"));

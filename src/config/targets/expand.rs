@@ -1,16 +1,18 @@
-//! Templates: expands `mail{001..120}.example.org` and `{a,b}`, and fills in `{host}` and `{name}`.
+//! Templates: expands `mail{001..120}.example.org` and `{a,b}`, and fills in `{host}`, `{name}` and `{account}`.
 //!
 //! ```text
 //! TEMPLATE = *( TEXT / "{" CHOICE *( "," CHOICE ) "}" )     several braces multiply, the last one changes fastest
 //! CHOICE   = TEXT / NUMBER ".." NUMBER                      a leading zero keeps the width: 08..11 is 08 09 10 11
 //! ```
 //!
-//! Called by `group` and `account`.
+//! Called by `group`, `account` and `labels`.
 
-use crate::config::sources::readers::shown;
+use crate::config::sources::readers::{Field, shown};
 
-/// The targets of all groups and files of a configuration.
+/// The targets of all groups and files of a configuration, and their accounts.
 pub(crate) const MOST: usize = 100_000;
+/// The accounts that one name of an account stands for.
+const MOST_ACCOUNTS: usize = 1_000;
 /// The length of an expanded text in bytes: more than a host's name and a port.
 const LONGEST: usize = 300;
 
@@ -18,11 +20,20 @@ const LONGEST: usize = 300;
 type ExpandError = (String, &'static str);
 
 fn malformed(what: impl Into<String>) -> ExpandError {
-    (what.into(), "write mail{01..20}.example.org, or {a,b}.example.org")
+    (what.into(), "write a range such as mail{01..20}, or a choice such as {a,b}")
 }
 
-/// The texts of a template; at least one.
+/// The texts of a template of targets; at least one.
 pub(crate) fn expand(template: &str) -> Result<Vec<String>, ExpandError> {
+    expand_up_to(template, MOST, "targets")
+}
+
+/// The texts of an account's name; at least one.
+pub(crate) fn expand_accounts(template: &str) -> Result<Vec<String>, ExpandError> {
+    expand_up_to(template, MOST_ACCOUNTS, "accounts")
+}
+
+fn expand_up_to(template: &str, most: usize, what: &str) -> Result<Vec<String>, ExpandError> {
     let mut parts = Vec::new();
     let mut rest = template;
     let unopened = || malformed("there is a `}` without its `{`");
@@ -45,8 +56,8 @@ pub(crate) fn expand(template: &str) -> Result<Vec<String>, ExpandError> {
         let choices = choices.iter().try_fold(0_usize, |sum, choice| sum.checked_add(choice.count()))?;
         count.checked_mul(choices)
     });
-    if count.is_none_or(|count| count > MOST) {
-        return Err((format!("it expands to more than {MOST} targets"), "split it up"));
+    if count.is_none_or(|count| count > most) {
+        return Err((format!("it expands to more than {most} {what}"), "split it up"));
     }
     let longest = |choices: &[BraceChoice<'_>]| choices.iter().map(BraceChoice::length).max().unwrap_or_default();
     let length: usize = parts.iter().map(|(text, choices)| text.len() + longest(choices)).sum();
@@ -118,20 +129,21 @@ fn choice(text: &str) -> Result<BraceChoice<'_>, ExpandError> {
     }
 }
 
-/// The values of `{host}` and `{name}` in a group's keys, for one target.
+/// The values of `{host}`, `{name}` and `{account}`, for one account of one target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placeholders<'a> {
     pub(crate) host: &'a str,
     pub(crate) name: &'a str,
+    pub(crate) account: &'a str,
 }
 
 impl Placeholders<'_> {
-    /// The text with both filled in, once: a value is not expanded.
+    /// The text with all filled in, once: a value is not expanded.
     pub(crate) fn fill(&self, text: &str) -> String {
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once('{') {
-            let known = [("host}", self.host), ("name}", self.name)];
+            let known = [("host}", self.host), ("name}", self.name), (ACCOUNT, self.account)];
             let found = known.iter().find_map(|(word, value)| Some((*value, behind.strip_prefix(word)?)));
             let (value, behind) = found.unwrap_or(("{", behind));
             filled.push_str(before);
@@ -140,6 +152,25 @@ impl Placeholders<'_> {
         }
         filled + rest
     }
+}
+
+/// The placeholder of an account, without its opening brace.
+const ACCOUNT: &str = "account}";
+
+/// Whether a text differs by account.
+pub(crate) fn has_account(text: &str) -> bool {
+    text.split('{').skip(1).any(|rest| rest.starts_with(ACCOUNT))
+}
+
+/// The text of a key, with its placeholders filled in if there are any.
+pub(crate) fn filled(field: &Field<'_>, placeholders: Option<&Placeholders<'_>>) -> Option<String> {
+    let text = field.text()?;
+    let Some(placeholders) = placeholders else { return Some(text) };
+    if let Some(word) = unknown(&text, &["host", "name", "account"]) {
+        field.error(format!("there is no placeholder {{{word}}}"), "there are {host}, {name} and {account}");
+        return None;
+    }
+    Some(placeholders.fill(&text))
 }
 
 /// The first unknown word in braces, which is probably mistyped.
@@ -192,6 +223,7 @@ mod tests {
         ] {
             assert_eq!(expand(template).unwrap_err().0, error, "{template}");
         }
+        assert_eq!(expand_accounts("vol{1..10000}").unwrap_err().0, "it expands to more than 1000 accounts");
         assert_eq!(expand("{1..100000}").map(|texts| texts.len()), Ok(MOST));
     }
 
@@ -210,8 +242,9 @@ mod tests {
 
     #[test]
     fn what_is_filled_in_is_not_filled_in_again() {
-        let fill = Placeholders { host: "{name}", name: "n" };
-        assert_eq!(fill.fill("a{host}b{name}{other}{"), "a{name}bn{other}{");
+        let fill = Placeholders { host: "{name}", name: "n", account: "{host}" };
+        assert_eq!(fill.fill("a{host}b{name}{account}{other}{"), "a{name}bn{host}{other}{");
+        assert!(has_account("{x{account}") && !has_account("{accounts}") && !has_account("account}"));
         assert_eq!(unknown("{host} {hots} {x}", &["host"]), Some("hots"));
         assert_eq!(unknown("{host} {} {1} {", &["host"]), None);
     }

@@ -14,10 +14,11 @@ use crate::{
         targets::{
             account::{self, TargetOrigin},
             consistency::{check_own_pair, check_times},
-            expand::{self, Placeholders},
+            expand,
             file_sd::{self, ListedTarget},
+            labels::{NO_LABEL, is_label},
             options::{self, GROUPS, Options},
-            target::{self, NO_LABEL, SharedSettings},
+            target::{self, SharedSettings},
             url::{self, ServerUrl},
         },
     },
@@ -57,6 +58,7 @@ pub(crate) fn read<'a>(
         targets: Vec::new(),
         populated: HashSet::new(),
         members: 0,
+        accounts: 0,
         full: false,
     };
     for (index, table) in listed.iter().enumerate() {
@@ -158,6 +160,8 @@ struct GroupExpansion<'a, 'b> {
     populated: HashSet<String>,
     /// Members of all groups, valid or not.
     members: usize,
+    /// Accounts of all members.
+    accounts: usize,
     /// There are too many, which was noted.
     full: bool,
 }
@@ -216,7 +220,7 @@ impl<'a> GroupExpansion<'a, '_> {
                 // Prometheus's own, for relabelling.
                 other if other.starts_with("__") => {}
                 _ if value.is_empty() => {}
-                other if !target::is_label(other) => {
+                other if !is_label(other) => {
                     return entry.error("", format!("{}: {NO_LABEL}", shown(other)), "rename it");
                 }
                 _ if value.chars().any(char::is_control) => {
@@ -267,14 +271,21 @@ impl<'a> GroupExpansion<'a, '_> {
             let help = format!("name its group in the label {GROUP}, or move targets_from into [[groups]]");
             return entry.error("", "it has no group, so there is no user name and no password for it", help);
         }
-        let placeholders = Placeholders { host: &host, name: &name };
-        let member = if group.is_some() { TargetOrigin::Member(placeholders) } else { TargetOrigin::Listed };
-        let accounts = account::read(keys, Some(&url), &options, &member);
-        let mut all = target::read_labels(keys, Some(&placeholders));
-        all.extend(labels);
+        let member = if group.is_some() { TargetOrigin::Member } else { TargetOrigin::Listed };
+        let more = ((host.as_str(), name.as_str()), &labels, self.shared.defaults_table);
+        let accounts = account::read(keys, Some(&url), &options, &member, more);
+        target::check_external(keys, server.0, &accounts);
+        self.accounts += accounts.accounts.len();
+        if self.accounts > expand::MOST {
+            if !std::mem::replace(&mut self.full, true) {
+                let what = format!("groups and files have more than {} accounts in all", expand::MOST);
+                keys.error("accounts", what, "share them out among several agents");
+            }
+            return;
+        }
         self.names.insert(name.clone(), origin);
         let names = (name, group.map(|group| group.name.clone()));
-        self.targets.push(target::assemble(names, server, accounts, all, options, self.shared));
+        self.targets.push(target::assemble(names, server, accounts, options, self.shared));
     }
 }
 

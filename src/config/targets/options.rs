@@ -30,6 +30,7 @@ pub(crate) const IN_DEFAULTS: u8 = 1 << 3;
 const IN_DEADLINES: u8 = 1 << 4;
 const LOGINS: u8 = GROUPS | TARGETS | ACCOUNTS;
 const ALL: u8 = IN_DEFAULTS | GROUPS | TARGETS;
+const EACH: u8 = ALL | ACCOUNTS;
 
 pub(crate) static DEFAULTS: TableKeys = TableKeys::new("defaults", &names::<{ count(IN_DEFAULTS) }>(IN_DEFAULTS));
 pub(crate) static TARGET: TableKeys = TableKeys::new("targets", &names::<{ count(TARGETS) }>(TARGETS));
@@ -78,7 +79,7 @@ macro_rules! options {
                     let what = "a cold run reads old messages, and window = \"newest\" asks for the newest ones";
                     table.error("cold", what, "take window out: a cold run chooses its messages by itself");
                 }
-                let auth_misread = level & ALL != 0 && options.auth.is_none() && table.has("auth");
+                let auth_misread = level & EACH != 0 && options.auth.is_none() && table.has("auth");
                 Self { auth_misread, ..options }
             }
 
@@ -108,7 +109,7 @@ options! {
     targets in GROUPS;
     targets_from in GROUPS;
     url in GROUPS | TARGETS;
-    labels in GROUPS | TARGETS;
+    labels in LOGINS;
     accounts in GROUPS | TARGETS;
     deadlines in ALL;
     }
@@ -123,18 +124,18 @@ options! {
     alpn: bool, in ALL, by Field::bool, or TlsOptions::default().alpn;
     client_cert: PathBuf, in ALL, by Field::file;
     client_key: PathBuf, in ALL, by Field::file;
-    mailbox: Mailbox, in ALL, by mailbox, or Mailbox::default();
-    newest: u32, in ALL, by |field| field.number(1..=MOST_NEWEST), or 20;
-    window: Window, in ALL, by Field::choice;
-    cold: bool, in ALL, by Field::bool, or false;
-    allow_empty: bool, in ALL, by Field::bool, or false;
-    journey: (), in ALL, by |field| field.one_of(&[(Journey::FIRST_LOAD, ())]);
-    timeout: Duration, in ALL, by deadline, or Deadlines::default().run;
-    interval: Duration, in ALL, by Field::duration, or Duration::from_secs(60);
+    mailbox: Mailbox, in EACH, by mailbox, or Mailbox::default();
+    newest: u32, in EACH, by |field| field.number(1..=MOST_NEWEST), or 20;
+    window: Window, in EACH, by Field::choice;
+    cold: bool, in EACH, by Field::bool, or false;
+    allow_empty: bool, in EACH, by Field::bool, or false;
+    journey: (), in EACH, by |field| field.one_of(&[(Journey::FIRST_LOAD, ())]);
+    timeout: Duration, in EACH, by deadline, or Deadlines::default().run;
+    interval: Duration, in EACH, by Field::duration, or Duration::from_secs(60);
     open: Open, in ALL, by Field::choice, or Open::Select;
     tag: TagStyle, in ALL, by Field::choice, or TagStyle::SpanId;
     propagate: Propagation, in ALL, by Field::choice, or Propagation::Off;
-    auth: Auth, in ALL, by Field::choice, or Auth::Auto;
+    auth: Auth, in EACH, by Field::choice, or Auth::Auto;
     address: AddressChoice, in ALL, by Field::choice, or AddressChoice::Any;
     source_address: IpAddr, in ALL, by address;
     proxy_protocol: Option<ProxyProtocol>, in ALL, by Field::choice, or None;
@@ -181,6 +182,22 @@ impl Options<'_> {
             merged.window = None;
         }
         merged
+    }
+
+    /// What a run does by these values, in this mailbox.
+    pub(super) fn journey_in(&self, mailbox: Mailbox) -> Journey {
+        let cold = self.cold();
+        Journey {
+            mailbox,
+            open: self.open(),
+            newest: self.newest(),
+            window: if cold { Window::Random } else { self.window.unwrap_or(Window::Newest) },
+            allow_empty: self.allow_empty(),
+            cold,
+            auth: self.auth(),
+            tag: self.tag(),
+            propagate: self.propagate(),
+        }
     }
 
     pub(super) fn needs(&self) -> Needs {

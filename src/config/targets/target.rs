@@ -6,15 +6,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    account::{self, TargetOrigin},
+    account::{self, TargetAccounts, TargetOrigin},
     consistency::{check_families, check_own_pair, check_times},
-    expand::Placeholders,
     options::{Options, TARGETS},
     url::{self, ServerUrl},
 };
 use crate::{
     config::sources::readers::{Field, Table},
-    plan::{Account, Auth, Deadlines, Endpoint, Journey, Limits, Security, Target, Timing, TlsOptions, Window},
+    plan::{AccountOptions, Auth, Deadlines, Endpoint, Limits, Security, Target, Timing, TlsOptions},
 };
 
 /// What all targets have in common.
@@ -39,14 +38,17 @@ pub(crate) fn read(table: &Table<'_>, shared: &SharedSettings<'_, '_>, origin: &
     };
     let of_url = url.as_ref().map(Options::of_url).unwrap_or_default();
     let options = own.over(&of_url.over(shared.defaults));
-    let accounts = account::read(table, url.as_ref(), &options, origin);
-    let labels = read_labels(table, None);
+    let host = url.as_ref().map(|url| url.host.to_string()).unwrap_or_default();
+    let names = (host.as_str(), name.as_deref().unwrap_or_default());
+    let accounts =
+        account::read(table, url.as_ref(), &options, origin, (names, &BTreeMap::new(), shared.defaults_table));
     if listed {
         check_times(table, shared.defaults_table, &options);
     }
     check_own_pair(table, &options);
     let server = find_server(table, table, &options, &url?)?;
-    Some(assemble((name?, None), server, accounts, labels, options, shared))
+    check_external(table, server.0, &accounts);
+    Some(assemble((name?, None), server, accounts, options, shared))
 }
 
 /// Security and endpoint. None when URL and keys do not go together.
@@ -63,10 +65,6 @@ pub(crate) fn find_server(
     let (security, endpoint) =
         url::resolve(url, options.security).map_err(|what| entry.error("security", what, help)).ok()?;
     if security == Security::None {
-        if options.auth() == Auth::External {
-            let what = "external is a login by a client certificate, which needs TLS";
-            keys.error("auth", what, "set security = \"tls\" or \"starttls\"");
-        }
         let help = "use it only on a network that no one else can read";
         keys.warn("security", "user name, password and mail go over the network in clear text", help);
     } else if options.insecure() {
@@ -80,16 +78,23 @@ pub(crate) fn find_server(
     Some((security, endpoint))
 }
 
+/// A login by a certificate needs TLS.
+pub(crate) fn check_external(keys: &Table<'_>, security: Security, accounts: &TargetAccounts) {
+    let own = accounts.accounts.iter().map(|account| account.own.as_ref().map_or(&accounts.common, |own| own));
+    if security == Security::None && own.into_iter().any(|options| options.journey.auth == Auth::External) {
+        let what = "external is a login by a client certificate, which needs TLS";
+        keys.error("auth", what, "set security = \"tls\" or \"starttls\"");
+    }
+}
+
 pub(crate) fn assemble(
     (name, group): (String, Option<String>),
     (security, endpoint): (Security, Endpoint),
-    accounts: Vec<Account>,
-    labels: BTreeMap<String, String>,
+    accounts: TargetAccounts,
     options: Options<'_>,
     shared: &SharedSettings<'_, '_>,
 ) -> Target {
-    let cold = options.cold();
-    let window = if cold { Window::Random } else { options.window.unwrap_or(Window::Newest) };
+    let TargetAccounts { accounts, common: AccountOptions { labels, journey, interval, timeout } } = accounts;
     Target {
         name,
         group,
@@ -97,20 +102,10 @@ pub(crate) fn assemble(
         security,
         accounts,
         labels,
-        journey: Journey {
-            mailbox: options.mailbox(),
-            open: options.open(),
-            newest: options.newest(),
-            window,
-            allow_empty: options.allow_empty(),
-            cold,
-            auth: options.auth(),
-            tag: options.tag(),
-            propagate: options.propagate(),
-        },
-        interval: options.interval(),
+        journey,
+        interval,
         deadlines: Deadlines {
-            run: options.timeout(),
+            run: timeout,
             resolve: options.resolve(),
             connect: options.connect(),
             tls: options.tls(),
@@ -142,48 +137,6 @@ fn read_url(table: &Table<'_>) -> Option<ServerUrl> {
         table.error("url", format!("it cannot be used: {error}"), help);
     };
     url::parse(&text).map_err(refuse).ok()
-}
-
-/// Keys of a target that are rarely the name of a label.
-const OWN_KEYS: &[&str] = &[
-    "url",
-    "master_user",
-    "password",
-    "accounts",
-    "ca_file",
-    "server_name",
-    "client_cert",
-    "client_key",
-    "newest",
-    "allow_empty",
-    "timeout",
-    "interval",
-    "source_address",
-    "proxy_protocol",
-    "deadlines",
-];
-
-/// Reads labels; in a group, with placeholders filled in.
-pub(crate) fn read_labels(table: &Table<'_>, fill: Option<&Placeholders<'_>>) -> BTreeMap<String, String> {
-    let Some(field) = table.get("labels") else { return BTreeMap::new() };
-    let mut labels = BTreeMap::new();
-    for (key, value) in field.entries() {
-        if !is_label(key) {
-            value.error(NO_LABEL, "rename it");
-        } else if !value.foreign(key, OWN_KEYS, "a label", value.as_text().is_some())
-            && let Some(text) = account::filled(&value, fill)
-        {
-            labels.insert(key.to_owned(), text);
-        }
-    }
-    labels
-}
-
-pub(crate) const NO_LABEL: &str = "a label's key is made of letters, digits, `_`, `-` and `.`";
-
-pub(crate) fn is_label(key: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    !key.is_empty() && key.bytes().all(plain)
 }
 
 /// Notes every name that is used twice.

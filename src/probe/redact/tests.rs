@@ -18,6 +18,7 @@ fn redactor(user: &str, password: &str) -> Redactor {
         user: UserName::new(user).unwrap(),
         master_user: None,
         password: SecretSource::Env("X".into()),
+        own: None,
     };
     Redactor::new(&account, Some(&Secret::new(password.into())))
 }
@@ -181,6 +182,7 @@ fn the_master_user_is_not_named_either() {
         user: UserName::new("planted@example.org").unwrap(),
         master_user: UserName::new("overseer"),
         password: SecretSource::Env("X".into()),
+        own: None,
     };
     let redactor = Redactor::new(&account, Some(&Secret::new("password".into())));
     let blob = STANDARD.encode("planted@example.org\0overseer\0password");
