@@ -45,3 +45,16 @@ impl PartialEq for Secret {
 }
 
 impl Eq for Secret {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_equal_to_itself_alone_and_not_shown() {
+        let secret = Secret::new("planted".to_owned());
+        assert_eq!(secret, Secret::from("planted"));
+        assert_ne!(secret, Secret::from("plante"));
+        assert_eq!(format!("{secret:?}"), "[secret]");
+    }
+}

@@ -115,6 +115,8 @@ impl ServerEvents {
     pub const MAX_EVENTS: usize = 64;
     /// The most bytes of JSON of a run's events.
     pub const MAX_BYTES: usize = 8_000;
+    /// The most hosts of a run: a proxy and its back ends.
+    pub const MAX_HOSTS: usize = 8;
     /// The most reasons of an event.
     pub const MAX_REASONS: usize = 8;
     /// The most entries of processes of a run.
@@ -186,6 +188,22 @@ mod tests {
         assert_eq!(serde_json::from_str::<ServerEvents>(&json).unwrap(), events);
         assert!(json.contains(r#""clock_offset_s":-0.25"#), "{json}");
         assert_eq!(serde_json::from_str::<ServerEvents>("{}").unwrap(), ServerEvents::default());
+    }
+
+    #[test]
+    fn what_it_holds_is_the_sum_of_its_parts() {
+        let held = |events: &ServerEvents| events.held_bytes();
+        let all = events();
+        let without = |change: fn(&mut ServerEvents)| {
+            let mut less = all.clone();
+            change(&mut less);
+            held(&all) - held(&less)
+        };
+        assert_eq!(without(|it| it.hosts.clear()), size_of::<ServerHost>() + "mail01".len());
+        assert_eq!(without(|it| it.processes.clear()), size_of::<ServerProcess>());
+        assert_eq!(without(|it| it.events[0].reasons.clear()), size_of::<ServerText>() + "a".len());
+        assert_eq!(without(|it| it.events.clear()), size_of::<ServerEvent>() + size_of::<ServerText>() + "a".len());
+        assert_eq!(held(&ServerEvents::default()), size_of::<ServerEvents>());
     }
 
     #[test]

@@ -117,6 +117,17 @@ fn a_name_is_kept_though_a_long_literal_follows_it_and_so_are_64_names_and_no_mo
 }
 
 #[test]
+fn where_a_line_has_no_room_left_an_empty_literal_is_not_kept_either() {
+    let (head, literal, limit) = ("* LIST () NIL ", " {0}", Limits::default().line);
+    for (free, kept) in [(1, 1), (0, 0)] {
+        let name = "x".repeat(limit - head.len() - literal.len() - free);
+        let (seen, error) = run(&[format!("{head}{name}{literal}\r\n\r\n").as_bytes()]);
+        assert_eq!((seen.len(), error), (1, None), "{free}");
+        assert_eq!((seen[0].literals, seen[0].kept.len()), (1, kept), "{free}");
+    }
+}
+
+#[test]
 fn malformed_sizes_end_the_stream() {
     for wrong in [
         "{5",
