@@ -55,6 +55,20 @@ pub struct SenderSettings {
     pub targets: Vec<Glob>,
 }
 
+impl ForwardSettings {
+    /// Whether events are forwarded to this address, as far as the endpoint has one.
+    pub fn is_to(&self, listen: SocketAddr) -> bool {
+        let Some(place) = self.endpoint.split_once("://").and_then(|(_, rest)| rest.split('/').next()) else {
+            return false;
+        };
+        let place = place.replacen("localhost", "127.0.0.1", 1);
+        place.parse::<SocketAddr>().is_ok_and(|to| {
+            let (to_ip, own) = (to.ip().to_canonical(), listen.ip().to_canonical());
+            to.port() == listen.port() && (to_ip == own || own.is_unspecified() && to_ip.is_loopback())
+        })
+    }
+}
+
 impl ServerEventsSettings {
     /// The default of `wait`.
     pub const WAIT: Duration = Duration::from_secs(1);

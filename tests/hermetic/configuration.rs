@@ -177,7 +177,7 @@ fn what_is_wrong_with_a_variable_names_the_variable() {
     variable IMAPTRACE__DEFAULTS__INTERVAL: defaults.interval: "soon" is not a duration: expected a whole number with a unit, such as "900ms", "30s", "5m" or "1h"
     variable IMAPTRACE__DEFAULTS__INTERVALL: defaults.intervall: there is no such key
       help: did you mean `interval`?
-    variable IMAPTRACE__INTERVAL: interval: `interval` belongs in `[defaults]` or a target
+    variable IMAPTRACE__INTERVAL: interval: `interval` belongs in `[defaults]`, a target or an account
       help: set IMAPTRACE__DEFAULTS__INTERVAL
     variable IMAPTRACE__TARGETS__0__URL: targets: a list of tables can only come from the file
       help: write it in the configuration file
@@ -713,6 +713,37 @@ fn unusable_files_and_unset_variables_are_noted_with_their_place_and_stop_nothin
     assert_eq!(noted(&config.unusable), ["3 otlp.ca_file", "4 otlp.headers.key.file", "6 defaults.ca_file"]);
     assert_eq!(noted(&config.unset), ["11 targets[0].password.env"]);
     assert_eq!(noted(&config.warnings), Vec::<String>::new());
+}
+
+#[test]
+fn what_has_no_effect_in_server_events_is_a_warning_and_events_do_not_go_round() {
+    let sender = "[[server_events.senders]]\nname = \"a\"\nsecret = { env = \"SET\" }\n";
+    let warned = |table: &str, more: &str| {
+        let config =
+            load_text(&format!("{TARGET}[server_events]\n{table}{more}"), &[("SET", "x")], Vec::new()).unwrap();
+        let own = |problem: &&config::Problem| problem.key.starts_with("server_events");
+        config.warnings.iter().filter(own).map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let text = warned("wait = \"2s\"\nservice_name = \"x\"\ncert = \"c\"\nkey = \"k\"\n", "");
+    for key in ["wait", "service_name", "cert", "key"] {
+        assert!(text.contains(&format!("server_events.{key}: it is not used without listen")), "{text}");
+    }
+    let listen = "listen = \"127.0.0.1:8144\"\n";
+    let text = warned(listen, &format!("{sender}targets = [\"mail01\", \"mial02\"]\n"));
+    assert!(text.contains("no target is called \"mial02\""), "{text}");
+    assert_eq!(warned(listen, &format!("{sender}targets = [\"mail*\"]\n")), "");
+    let forwards = |listen: &str, to: &str| {
+        let text = format!(
+            "[server_events]\nlisten = \"{listen}\"\nforward = \"{to}\"\nsecret = {{ env = \"SET\" }}\n\
+             cert = \"/c\"\nkey = \"/k\"\n{sender}"
+        );
+        let problems = load_text(&text, &[("SET", "x")], Vec::new()).err().map(|problems| problems.to_string());
+        problems.is_some_and(|text| text.contains("its events would go round without an end"))
+    };
+    assert!(forwards("127.0.0.1:8144", "http://127.0.0.1:8144/dovecot"));
+    assert!(forwards("0.0.0.0:8144", "https://localhost:8144/dovecot"));
+    assert!(!forwards("127.0.0.1:8144", "http://127.0.0.1:8145/dovecot"));
+    assert!(!forwards("127.0.0.1:8144", "https://central.example.org:8144/dovecot"));
 }
 
 #[test]

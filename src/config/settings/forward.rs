@@ -32,7 +32,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<ForwardSettings> {
     }
     let endpoint = endpoint?;
     if endpoint.exposed {
-        let help = "write https:// in front";
+        let help = "write https:// in place of http://";
         table.error("forward", "events and the secret would go over the network in clear text", help);
     }
     Some(ForwardSettings { endpoint: endpoint.url, name, secret: secret?, ca_file })

@@ -61,6 +61,18 @@ pub(crate) fn read(table: &Table<'_>, targets: Option<&[Target]>) -> ServerEvent
         let help = "add listen = \"127.0.0.1:8144\", proc = true, or both";
         table.error("forward", "there is nothing to forward", help);
     }
+    if let (Some(forward), Some(listen)) = (&settings.forward, settings.listen)
+        && forward.is_to(listen)
+    {
+        let help = "give the address of the agent that probes";
+        table.error("forward", "this agent itself listens there: its events would go round without an end", help);
+    }
+    if !table.has("listen") {
+        let keys = ["cert", "key", "wait", "service_name"].into_iter();
+        for key in keys.filter(|key| table.has(key) && !(settings.accounting.is_some() && *key == "wait")) {
+            table.warn(key, "it is not used without listen", "add listen = \"127.0.0.1:8144\", or take it out");
+        }
+    }
     match (table.has("cert"), table.has("key")) {
         (true, false) => table.error("cert", "there is no key with it", "add key"),
         (false, true) => table.error("key", "there is no cert with it", "add cert"),
@@ -148,8 +160,12 @@ fn read_targets(sender: &Table<'_>, targets: Option<&[Target]>, forwards: bool) 
     }
     let fits = |target: &Target| globs.iter().any(|glob| glob.matches(&target.name));
     // An agent without targets forwards what it receives.
-    if targets.is_some_and(|targets| !targets.is_empty() && !targets.iter().any(fits)) && !globs.is_empty() {
-        field.warn("the sender reports about none of the targets", HELP);
+    if let Some(targets) = targets.filter(|targets| !targets.is_empty()) {
+        if !targets.iter().any(fits) && !globs.is_empty() {
+            field.warn("the sender reports about none of the targets", HELP);
+        } else if let Some(glob) = globs.iter().find(|glob| !targets.iter().any(|target| glob.matches(&target.name))) {
+            field.warn(format!("no target is called {:?}", glob.as_str()), HELP);
+        }
     }
     globs
 }

@@ -96,6 +96,14 @@ pub(crate) fn read(
         }
     }
 
+    if let Some(LoginValue::Key(field)) = &options.master_user
+        && !has_user
+        && !listed.is_empty()
+        && !inherits("password")
+    {
+        field.error("there is no user for whom to log in", "add user, or move master_user to the accounts");
+    }
+
     let mut found = Vec::new();
     let mut aliases = BTreeSet::new();
     // What differs by account is a template for the accounts, and no login of the target itself.
@@ -151,8 +159,8 @@ pub(crate) fn read(
 fn account_names(entry: &Table<'_>) -> Vec<String> {
     let Some(field) = entry.get("name") else { return vec![DEFAULT.to_owned()] };
     let Some(text) = field.text() else { return Vec::new() };
-    expand_accounts(&text).unwrap_or_else(|(what, help)| {
-        field.error(what, help);
+    expand_accounts(&text).unwrap_or_else(|(what, _)| {
+        field.error(what, "write vol{1..5}, or vol{a,b}");
         Vec::new()
     })
 }

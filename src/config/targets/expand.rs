@@ -20,7 +20,7 @@ const LONGEST: usize = 300;
 type ExpandError = (String, &'static str);
 
 fn malformed(what: impl Into<String>) -> ExpandError {
-    (what.into(), "write a range such as mail{01..20}, or a choice such as {a,b}")
+    (what.into(), "write mail{01..20}.example.org, or {a,b}.example.org")
 }
 
 /// The texts of a template of targets; at least one.

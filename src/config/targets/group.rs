@@ -186,7 +186,7 @@ impl<'a> GroupExpansion<'a, '_> {
         let entry = field.entry(&options::GROUP, &text);
         let Some(address) = read_address(&entry, Some(group), &text) else { return };
         let origin = format!("a target of the group {:?}", group.name);
-        self.add(Some(group), &entry, address, (Some(text), origin), BTreeMap::new());
+        self.add(Some(group), &entry, address, (Some(text), origin), &BTreeMap::new());
     }
 
     /// A target of a file, for the group in its labels, or else for `own`.
@@ -235,7 +235,7 @@ impl<'a> GroupExpansion<'a, '_> {
         self.populated.extend(group.map(|group| group.name.clone()));
         let Some(address) = read_address(&entry, group, &listed.text) else { return };
         let name = name.map(|name| name.replace("{host}", &address.0.host.to_string()));
-        self.add(group, &entry, address, (name, origin), labels);
+        self.add(group, &entry, address, (name, origin), &labels);
     }
 
     fn add(
@@ -244,7 +244,7 @@ impl<'a> GroupExpansion<'a, '_> {
         entry: &Table<'_>,
         (url, is_own): (ServerUrl, bool),
         (name, origin): (Option<String>, String),
-        labels: BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
     ) {
         let of_url = Options::of_url(&url);
         let options = match group {
@@ -272,7 +272,7 @@ impl<'a> GroupExpansion<'a, '_> {
             return entry.error("", "it has no group, so there is no user name and no password for it", help);
         }
         let member = if group.is_some() { TargetOrigin::Member } else { TargetOrigin::Listed };
-        let more = ((host.as_str(), name.as_str()), &labels, self.shared.defaults_table);
+        let more = ((host.as_str(), name.as_str()), labels, self.shared.defaults_table);
         let accounts = account::read(keys, Some(&url), &options, &member, more);
         target::check_external(keys, server.0, &accounts);
         self.accounts += accounts.accounts.len();
