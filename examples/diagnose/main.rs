@@ -16,8 +16,6 @@ mod recorded;
 
 use std::{env, path::Path, process::ExitCode};
 
-use imaptrace_record::Cause;
-
 use self::{
     matrix::Matrix,
     recorded::{Diagnosed, View, diagnose_file, files},
@@ -64,7 +62,7 @@ fn run(directory: &Path, json: bool, why: bool) -> Result<(), String> {
                 matrix.add(&file.cause, diagnosed.verdict(*view), *view);
             }
             if json {
-                println!("{}", line(&file.name, diagnosed));
+                println!("{}", diagnosed.line(&file.name));
             } else if why {
                 explain(&file.name, &file.cause, diagnosed);
             }
@@ -77,20 +75,6 @@ fn run(directory: &Path, json: bool, why: bool) -> Result<(), String> {
         println!("baseline runs that are not slow: {}, with a cause: {}", quiet.0, quiet.1);
     }
     Ok(())
-}
-
-/// A line of JSON; a cause of `null` is no verdict.
-fn line(file: &str, diagnosed: &Diagnosed) -> String {
-    let json = |value: serde_json::Value| value.to_string();
-    let views = View::ALL.map(|view| {
-        let verdict = diagnosed.verdict(view);
-        let cause = json(verdict.map(|verdict| verdict.cause.as_str()).into());
-        let share = json(verdict.map(|verdict| verdict.share).into());
-        let second = json(verdict.and_then(|verdict| verdict.second).map(Cause::as_str).into());
-        let key = view.key();
-        format!("\"{key}\":{{\"cause\":{cause},\"share\":{share},\"second\":{second}}}")
-    });
-    format!("{{\"file\":{},\"run\":{},{}}}", json(file.into()), diagnosed.number, views.join(","))
 }
 
 /// Prints the evidence of each verdict that is not right.

@@ -12,7 +12,7 @@ use imaptrace::{
     latency::{History, Settings},
     server_events::{ProcessSample, ReportedEvent, add_processes_of_host, assemble, parse},
 };
-use imaptrace_record::{Run, ServerProcessName, ServerText, Timestamp, Verdict};
+use imaptrace_record::{Cause, Run, ServerProcessName, ServerText, Timestamp, Verdict};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -75,6 +75,20 @@ impl Diagnosed {
     /// The verdict with what may be seen.
     pub(crate) fn verdict(&self, view: View) -> Option<&Verdict> {
         self.verdicts[view as usize].as_ref()
+    }
+
+    /// A line of JSON; a cause of `null` is no verdict.
+    pub(crate) fn line(&self, file: &str) -> String {
+        let json = |value: Value| value.to_string();
+        let views = View::ALL.map(|view| {
+            let verdict = self.verdict(view);
+            let cause = json(verdict.map(|verdict| verdict.cause.as_str()).into());
+            let share = json(verdict.map(|verdict| verdict.share).into());
+            let second = json(verdict.and_then(|verdict| verdict.second).map(Cause::as_str).into());
+            let key = view.key();
+            format!("\"{key}\":{{\"cause\":{cause},\"share\":{share},\"second\":{second}}}")
+        });
+        format!("{{\"file\":{},\"run\":{},{}}}", json(file.into()), self.number, views.join(","))
     }
 }
 

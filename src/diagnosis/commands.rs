@@ -4,7 +4,7 @@
 //! events, CPU and run queue those of `/proc`. Without processes the rest of the running time is storage unless the server is late
 //! outside its commands too. Without events there is only `server`. Called by `diagnose`.
 
-use imaptrace_record::{Cause, SetupStep, SpanId};
+use imaptrace_record::{Cause, SetupStep, SpanId, StepOutcome};
 
 use super::{
     before_login::{is_login_storm, storm_text},
@@ -47,6 +47,8 @@ struct Parts {
     running: Vec<f64>,
     /// Outside the running time.
     gaps: f64,
+    /// Commands whose own time is in their tagged line alone, with its excess: whether they waited for a lock is not known.
+    unreported: Vec<(usize, f64)>,
 }
 
 /// Claims what the commands beside the login took.
@@ -57,26 +59,31 @@ pub(super) fn claim(ledger: &mut Ledger<'_>, server: &ServerSide<'_>) {
     }
     claim_locks(ledger, server, &others);
     let mut parts = Parts::of(ledger, server, &others);
+    claim_unreported(ledger, &parts);
     claim_for_login_process(ledger, server, &mut parts);
     let login = ledger.login().and_then(|at| ledger.entries[at].span());
     match server.imap(login) {
         Some(imap) => claim_by_process(ledger, server, imap, &parts),
         None => claim_by_events(ledger, server, &parts),
     }
-    claim_gaps(ledger, server, &others, login);
+    claim_gaps(ledger, server, &parts, login);
 }
 
 impl Parts {
     fn of(ledger: &Ledger<'_>, server: &ServerSide<'_>, others: &[usize]) -> Self {
-        let mut parts = Self { places: Vec::new(), running: Vec::new(), gaps: 0.0 };
+        let mut parts = Self { places: Vec::new(), running: Vec::new(), gaps: 0.0, unreported: Vec::new() };
         for at in others {
             let entry = &ledger.entries[*at];
-            let own = server.command(entry).map(|times| times.running - times.lock).or_else(|| server.own_time(entry));
-            let Some(own) = own else { continue };
+            let event = server.command(entry).map(|times| times.running - times.lock);
+            let Some(own) = event.or_else(|| server.own_time(entry)) else { continue };
             let running = (own - entry.usual).clamp(0.0, entry.left);
             parts.gaps += entry.left - running;
-            parts.places.push(*at);
-            parts.running.push(running);
+            if event.is_some() {
+                parts.places.push(*at);
+                parts.running.push(running);
+            } else {
+                parts.unreported.push((*at, running));
+            }
         }
         parts
     }
@@ -100,6 +107,16 @@ fn claim_alone(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, others: &[usize
         let said = own.map(|own| format!(", {} as it reports", time(own))).unwrap_or_default();
         ledger.claim(*at, Cause::Server, f64::MAX, |seconds| {
             format!("{name}: {} in the server{said}: disk, lock or CPU; its events would tell", excess(seconds, usual))
+        });
+    }
+}
+
+/// Claims the own time of commands of which no event came.
+fn claim_unreported(ledger: &mut Ledger<'_>, parts: &Parts) {
+    for (at, running) in &parts.unreported {
+        let name = ledger.entries[*at].name().to_owned();
+        ledger.claim_weak(*at, Cause::Server, *running, |seconds| {
+            format!("{name}: {} in the command, and no event of it came: disk, lock or CPU", time(seconds))
         });
     }
 }
@@ -225,28 +242,31 @@ fn disk_text(name: &str, seconds: f64, opened: u64, other: &str) -> String {
 }
 
 /// Claims what is left of the commands: it passed before the server saw the command, or after it had answered.
-fn claim_gaps(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, others: &[usize], login: Option<SpanId>) {
-    let has_gap =
-        others.iter().any(|at| server.own_time(&ledger.entries[*at]).is_some() && ledger.entries[*at].left > 0.0);
+fn claim_gaps(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, parts: &Parts, login: Option<SpanId>) {
+    let others = ledger.other_commands();
     let imap_queue = server.imap(login).map_or(0.0, |imap| imap.run_queue);
     let login_queue = server.login_processes().map_or(0.0, |all| all.longest_queue);
-    let of_login_process = login_queue > TIMES_IMAP * imap_queue && login_queue > OF_COMMANDS * ledger.left(others);
+    let of_login_process = login_queue > TIMES_IMAP * imap_queue && login_queue > OF_COMMANDS * ledger.left(&others);
     for at in others {
-        let entry = &ledger.entries[*at];
+        let entry = &ledger.entries[at];
         let name = entry.name().to_owned();
-        let (own, usual) = (server.own_time(entry), entry.usual);
+        let (own, usual, left) = (server.own_time(entry), entry.usual, entry.left);
+        // A command without a time of its own is late for the reason of the others only where these are as late outside theirs.
+        let is_alike = entry.step.outcome == StepOutcome::Passed && parts.gaps >= GAPS * (parts.gaps + left);
         let text = |seconds: f64| match own {
             Some(own) => format!("{name}: {} outside the command, which took the server {}", time(seconds), time(own)),
             None => format!("{name}: {} in the server", excess(seconds, usual)),
         };
-        if own.is_none() && !has_gap {
-            ledger.claim_weak(*at, Cause::Server, f64::MAX, text);
+        if own.is_none() && !(is_alike && parts.gaps > 0.0) {
+            ledger.claim_weak(at, Cause::Server, f64::MAX, |seconds| {
+                format!("{}, and no event of it came", text(seconds))
+            });
         } else if of_login_process && has_tls(ledger) {
-            ledger.claim(*at, Cause::Tls, f64::MAX, |seconds| {
+            ledger.claim(at, Cause::Tls, f64::MAX, |seconds| {
                 format!("{}; a login process waited {} for a CPU", text(seconds), time(login_queue))
             });
         } else {
-            ledger.claim(*at, Cause::ServerCpu, f64::MAX, text);
+            ledger.claim(at, Cause::ServerCpu, f64::MAX, text);
         }
     }
 }

@@ -53,7 +53,9 @@ pub(super) fn conclude(ledger: Ledger<'_>) -> Option<Verdict> {
 /// A verdict that one thing decides.
 pub(super) fn single(run: &Run, cause: Cause, step: Option<StepName>, evidence: String) -> Verdict {
     let took = run.first_loading_latency_s.unwrap_or(run.duration_s);
-    let excess_s = took.saturating_sub(usual_latency(run).unwrap_or_default());
+    let over = took.saturating_sub(usual_latency(run).unwrap_or_default());
+    // A run with pauses of ours is not compared with its baselines: the pauses are what is known.
+    let excess_s = if run.is_latency_delayed() { run.delayed_s.unwrap_or(over) } else { over };
     Verdict { step, excess_s, evidence: vec![cut(evidence)], ..bare(run, cause) }
 }
 

@@ -64,8 +64,8 @@ fn claim_reported(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, at: usize) {
     let elsewhere = of(&[Cause::ServerCpu, Cause::Server]) + of(&work);
     let cpu_is_first = work.iter().all(|cause| of(&[*cause]) <= of(&[Cause::ServerCpu]));
     let queue = server.run_queue_in(&ledger.entries[at]);
-    // Until there was a process; without a look-up that shows it, all of it.
-    let until_process = server.login.and_then(|login| login.until_process).unwrap_or(left).min(left);
+    // Until there was a process. Without a look-up of it nothing shows that none was free.
+    let until_process = server.login.and_then(|login| login.until_process).unwrap_or_default().min(left);
     if has_new_certificate(ledger.run) && ledger.claimed(Cause::Tls) >= left {
         // The login process that is late with the handshake hands over, too.
         claim_rest(ledger, at);
@@ -84,7 +84,7 @@ fn claim_reported(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, at: usize) {
             claim_rest(ledger, at);
         }
     } else {
-        if until_process > QUEUE && server.login.is_some() {
+        if until_process > QUEUE {
             ledger.claim(at, Cause::Limit, until_process, |seconds| {
                 format!("{name}: {} from the authentication to the session: no imap process was free", time(seconds))
             });

@@ -99,6 +99,59 @@ fn inside_a_command_only_the_server_can_tell() {
     }
 }
 
+/// The run with these further events of its session, as JSON.
+fn with_events(mut run: Run, bodies: &[String]) -> Run {
+    let events: Vec<_> = bodies.iter().map(|body| parse(body.as_bytes()).unwrap_or_else(|| panic!("{body}"))).collect();
+    run.server_events = assemble(&events, &run).map(Box::new);
+    run
+}
+
+fn event(name: &str, (from, until): (u64, u64), fields: &str) -> String {
+    format!(
+        r#"{{"event":"{name}","hostname":"mail01","start_time":"2026-11-23T11:42:4{}.{:03}Z","end_time":"2026-11-23T11:42:4{}.{:03}Z",
+        "fields":{{"session":"s"{fields}}}}}"#,
+        from / 1_000,
+        from % 1_000,
+        until / 1_000,
+        until % 1_000
+    )
+}
+
+#[test]
+fn a_command_without_an_event_of_its_own_is_not_put_down_to_lock_disk_or_cpu() {
+    let of_command = |run: &Run, name: &str| {
+        let id = run.steps.iter().find(|step| step.name.as_str() == name).unwrap().span_id.unwrap();
+        event(
+            "imap_command_finished",
+            (210, 211),
+            &format!(r#","cmd_tag":"{id}","cmd_name":"{name}","running_usecs":1000"#),
+        )
+    };
+    // Given up: the server posts its event when the command ends. The others are late by little.
+    let mut given_up = slow_run(&[("SELECT", 3_900), ("FETCH", 3)]);
+    step_mut(&mut given_up, "SELECT").outcome = StepOutcome::Failed;
+    let events = [of_command(&given_up, "FETCH")];
+    let verdict = diagnose(&with_events(given_up, &events)).unwrap();
+    assert_eq!(verdict.cause, Cause::Server, "{verdict:?}");
+    assert!(verdict.evidence[0].contains("no event of it came"), "{verdict:?}");
+    // Its own time is in the tagged line, and whether that was a lock is not known.
+    let mut lost = slow_run(&[("SELECT", 900)]);
+    step_mut(&mut lost, "SELECT").reported_s = Some(ms(915));
+    let events = [of_command(&lost, "FETCH")];
+    let verdict = diagnose(&with_events(lost, &events)).unwrap();
+    assert_eq!(verdict.cause, Cause::Server, "{verdict:?}");
+    assert!(verdict.evidence[0].contains("in the command, and no event of it came"), "{verdict:?}");
+}
+
+#[test]
+fn a_slow_start_of_a_session_is_a_limit_only_where_a_lookup_of_its_process_shows_it() {
+    let client = event("auth_client_request_finished", (200, 210), "");
+    let late = event("auth_userdb_request_finished", (1_600, 1_601), r#","result":"ok""#);
+    let run = slow_run(&[("LOGIN", 1_500)]);
+    assert_eq!(cause(&with_events(run.clone(), &[client.clone(), late])), Some(Cause::Limit));
+    assert_eq!(cause(&with_events(run, &[client])), Some(Cause::Server));
+}
+
 #[test]
 fn other_servers_than_dovecot_are_diagnosed_by_the_same_rules() {
     for name in [Some("Cyrus IMAP"), Some("Courier-IMAP"), None] {

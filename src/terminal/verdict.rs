@@ -31,7 +31,8 @@ fn cause(verdict: &Verdict, style: Style) -> String {
     // A file may hold any number.
     let share = (verdict.share.clamp(0.0, 1.0) * 100.0).round();
     let over = if verdict.excess_s > Seconds::ZERO {
-        format!(", {share} % of {} over the usual", duration(verdict.excess_s, style))
+        let usual = if verdict.usual_latency_s.is_some() { " over the usual" } else { "" };
+        format!(", {share} % of {}{usual}", duration(verdict.excess_s, style))
     } else {
         format!(", {share} %")
     };
