@@ -187,6 +187,10 @@ impl RunContext {
         let mut run = Arc::new(run);
         let Some(waiting) = self.waiting.as_ref().filter(|waiting| waiting.store.is_for(&run.target)) else {
             self.add_processes(&mut run, RunReport::default());
+            if let Some(waiting) = &self.waiting {
+                let now = clock::now();
+                waiting.store.reject(&RunKeys::of(&run, work.target.target().journey.propagate, now), now);
+            }
             self.report(&run, family, work);
             match &*self.delivery() {
                 Some(delivery) => delivery.deliver(run),

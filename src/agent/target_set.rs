@@ -241,13 +241,13 @@ mod tests {
         let (set, _) = TargetSet::default().next(&dir.targets(&target("one", more)), &FileSets::default());
         let slots = set.slots();
         let slot = |name: &str| slots.iter().find(|slot| &*slot.name == name).unwrap();
-        let (own, slow) = (slot("one/default"), slot("one/slow"));
-        assert_eq!([own, slow].map(|slot| slot.interval.as_secs()), [120, 600]);
-        assert!(slow.max_run_time > own.max_run_time + Duration::from_secs(200));
-        assert_eq!(slow.work.alias(), "slow");
-        assert_eq!(slow.work.target.target().labels["volume"], "b");
+        let (own, other) = (slot("one/default"), slot("one/slow"));
+        assert_eq!([own, other].map(|slot| slot.interval.as_secs()), [120, 600]);
+        assert!(other.max_run_time > own.max_run_time + Duration::from_secs(200));
+        assert_eq!(other.work.alias(), "slow");
+        assert_eq!(other.work.target.target().labels["volume"], "b");
         assert!(own.work.target.target().labels.is_empty());
-        assert_eq!(own.server, slow.server);
+        assert_eq!(own.server, other.server);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl DovecotProcesses {
 
     /// Whether a process with this parent is Dovecot's. Scans for new masters if the parent is unknown and named as one.
     pub(super) fn is_master(&mut self, root: &ProcRoot, parent: i32, now: Instant) -> bool {
-        if !self.masters.contains(&parent) && root.name(parent).is_some_and(|name| name == MASTER) {
+        if !self.masters.contains(&parent) && is_master(root, parent) {
             self.find_masters(root, now);
         }
         self.masters.contains(&parent)
@@ -62,7 +62,7 @@ impl DovecotProcesses {
             return Vec::new();
         }
         let begin = clock::now();
-        self.masters.retain(|master| root.name(*master).is_some_and(|name| name == MASTER));
+        self.masters.retain(|master| is_master(root, *master));
         if self.masters.is_empty() {
             self.find_masters(root, now);
         }
@@ -105,10 +105,18 @@ impl DovecotProcesses {
             .collect();
         // A child has its parent's name until it is another program.
         let is_child = |pid: &i32| root.stat(*pid).is_none_or(|stat| named.contains(&stat.parent));
-        self.masters = named.iter().copied().filter(|pid| !is_child(pid)).take(MASTERS).collect();
+        self.masters =
+            named.iter().copied().filter(|pid| !is_child(pid) && is_master(root, *pid)).take(MASTERS).collect();
         let took = clock::now().saturating_duration_since(begin);
         self.next_full_scan = Some(now + FULL_SCAN.max(took * SHARE));
     }
+}
+
+/// Whether a process is called as Dovecot's master is, and was started by root or by this process's user: any other user may
+/// call a program so.
+fn is_master(root: &ProcRoot, pid: i32) -> bool {
+    let is_trusted = || root.real_user(pid).is_some_and(|user| user == 0 || user == nix::unistd::getuid().as_raw());
+    root.name(pid).is_some_and(|name| name == MASTER) && is_trusted()
 }
 
 /// The children of a process, by the kernel's list, else by the parents of all processes.
@@ -155,6 +163,16 @@ mod tests {
         assert_eq!(scan(&proc, &mut dovecot, now), [], "not due");
         let later = now + Duration::from_secs(60);
         assert_eq!(scan(&proc, &mut dovecot, later).len(), 3);
+    }
+
+    #[test]
+    fn a_program_of_another_user_with_the_masters_name_is_none() {
+        let proc = FakeProc::new();
+        dovecot_of(&proc);
+        proc.owned(7, 65_534);
+        let (mut dovecot, now) = (DovecotProcesses::new(), clock::now());
+        assert_eq!(scan(&proc, &mut dovecot, now), []);
+        assert!(!dovecot.has_master() && !dovecot.is_master(&proc.root(), 7, now));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
@@ -25,6 +25,8 @@ const BEHIND: u64 = 4 << 20;
 /// The time between two checks whether the path leads to another file.
 const CHECK: Duration = Duration::from_secs(1);
 
+const MISSING: &str = "does not exist";
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct LogFile {
@@ -32,6 +34,8 @@ pub(super) struct LogFile {
     open: Option<OpenLog>,
     lines: LineSplitter,
     block: Vec<u8>,
+    /// Which file was last open, and how far it was read.
+    read: Option<(FileIdentity, u64)>,
     next_check: Option<Instant>,
     /// Why it could not be opened, as it was logged.
     problem: Option<String>,
@@ -40,14 +44,21 @@ pub(super) struct LogFile {
 #[derive(Debug)]
 struct OpenLog {
     file: File,
-    device: u64,
-    inode: u64,
+    identity: FileIdentity,
     offset: u64,
 }
 
-impl OpenLog {
-    fn is(&self, metadata: &Metadata) -> bool {
-        (self.device, self.inode) == (metadata.dev(), metadata.ino())
+/// Device, inode, and when the file was made, where the file system has that: a deleted file's inode is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+    created: Option<SystemTime>,
+}
+
+impl FileIdentity {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), created: metadata.created().ok() }
     }
 }
 
@@ -59,13 +70,11 @@ impl LogFile {
             open: None,
             lines: LineSplitter::default(),
             block: vec![0; BLOCK],
+            read: None,
             next_check: None,
             problem: None,
         };
         log.reopen(now);
-        if let Some(open) = &mut log.open {
-            open.offset = open.file.metadata().map_or(0, |metadata| metadata.len());
-        }
         log
     }
 
@@ -111,7 +120,7 @@ impl LogFile {
     fn check(&mut self, now: Instant) {
         self.next_check = Some(now + CHECK);
         if let Some(open) = &mut self.open
-            && std::fs::metadata(&self.path).is_ok_and(|metadata| open.is(&metadata))
+            && std::fs::metadata(&self.path).is_ok_and(|metadata| open.identity == FileIdentity::of(&metadata))
         {
             if open.file.metadata().is_ok_and(|metadata| metadata.len() < open.offset) {
                 open.offset = 0;
@@ -125,9 +134,20 @@ impl LogFile {
     fn reopen(&mut self, now: Instant) {
         self.next_check = Some(now + CHECK);
         self.lines.clear();
-        self.open = None;
+        if let Some(open) = self.open.take() {
+            self.read = Some((open.identity, open.offset));
+        }
         match open(&self.path) {
-            Ok(open) => {
+            Ok(mut open) => {
+                // Old lines are of sessions that are over: a file is read from where it was read to, one that is new from its begin, and
+                // one that was there before the first look from its end.
+                let length = open.file.metadata().map_or(0, |metadata| metadata.len());
+                open.offset = match self.read {
+                    Some((identity, offset)) if identity == open.identity && offset <= length => offset,
+                    Some(_) => 0,
+                    None if self.problem.as_deref() == Some(MISSING) => 0,
+                    None => length,
+                };
                 self.open = Some(open);
                 if self.problem.take().is_some() {
                     info!(file = %self.path.display(), "the mail log can be read");
@@ -150,7 +170,7 @@ fn open(path: &Path) -> Result<OpenLog, String> {
     // A pipe without a writer would block.
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path);
     let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        io::ErrorKind::NotFound => MISSING.to_owned(),
         io::ErrorKind::PermissionDenied => {
             "may not be read by this user, who must be in its group (often adm)".to_owned()
         }
@@ -160,7 +180,7 @@ fn open(path: &Path) -> Result<OpenLog, String> {
     if !metadata.is_file() {
         return Err("is not a file".to_owned());
     }
-    Ok(OpenLog { device: metadata.dev(), inode: metadata.ino(), offset: 0, file })
+    Ok(OpenLog { identity: FileIdentity::of(&metadata), offset: 0, file })
 }
 
 #[cfg(test)]
@@ -244,6 +264,28 @@ mod tests {
         assert!(followed.after(1_000).is_empty() && followed.log.problem.is_some());
         append(&path, "imap-login: 2\n");
         assert_eq!(followed.after(1_000), [line(2)]);
+    }
+
+    #[test]
+    fn a_file_that_comes_back_is_read_from_where_it_was_read_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, away) = (directory.path().join("mail.log"), directory.path().join("away"));
+        append(&path, "imap-login: old\n");
+        let mut followed = Followed::new(&path);
+        append(&path, "imap-login: 1\n");
+        assert_eq!(followed.after(10), [line(1)]);
+        fs::rename(&path, &away).unwrap();
+        assert!(followed.after(1_000).is_empty() && followed.log.problem.is_some());
+        fs::rename(&away, &path).unwrap();
+        append(&path, "imap-login: 2\n");
+        assert_eq!(followed.after(1_000), [line(2)]);
+        // One that was there and could not be read is read from its end.
+        let mut refused = Followed::new(&directory.path().join("later"));
+        refused.log.problem = Some("may not be read".to_owned());
+        append(&directory.path().join("later"), "imap-login: old\n");
+        assert!(refused.after(1_000).is_empty());
+        append(&directory.path().join("later"), "imap-login: 3\n");
+        assert_eq!(refused.after(10), [line(3)]);
     }
 
     #[test]

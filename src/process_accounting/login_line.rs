@@ -26,8 +26,9 @@ pub(super) struct LoginLine<'a> {
     pub(super) pid: i32,
     /// Dovecot's name of the session.
     pub(super) session: Option<&'a str>,
-    /// The client's address.
+    /// The client's address, and the server's.
     pub(super) client: Option<IpAddr>,
+    pub(super) server: Option<IpAddr>,
     /// The server's and the client's end of the connection, where `login_log_format_elements` has both ports.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
 }
@@ -56,6 +57,7 @@ impl<'a> LoginLine<'a> {
             pid: pid?.parse().ok().filter(|pid| *pid > 0)?,
             session: session.and_then(in_brackets),
             client: ip(client),
+            server: ip(server),
             ends: end(server, server_port).zip(end(client, client_port)),
         })
     }

@@ -67,6 +67,13 @@ impl ProcRoot {
         Some(name.trim_end().to_owned())
     }
 
+    /// The real user of a process: the one who started it, also where its file is set-user-ID.
+    pub(super) fn real_user(&self, pid: i32) -> Option<u32> {
+        let status = fs::read_to_string(self.0.join(format!("{pid}/status"))).ok()?;
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        users.split_ascii_whitespace().next()?.parse().ok()
+    }
+
     /// The present `stat` of a process.
     pub(super) fn stat(&self, pid: i32) -> Option<ProcessStat> {
         ProcessStat::parse(&fs::read_to_string(self.0.join(format!("{pid}/stat"))).ok()?)
@@ -199,7 +206,13 @@ pub(super) mod fake {
             fs::write(directory.join("comm"), format!("{name}\n")).unwrap();
             fs::write(directory.join(format!("task/{pid}/children")), "").unwrap();
             fs::write(directory.join("stat"), stat_line(pid, name, parent, 0)).unwrap();
+            self.owned(pid, 0);
             self.used(pid, 0, 0);
+        }
+
+        pub(crate) fn owned(&self, pid: i32, user: u32) {
+            let text = format!("Name:\tx\nUid:\t{user}\t0\t0\t0\n");
+            fs::write(self.0.path().join(format!("{pid}/status")), text).unwrap();
         }
 
         pub(crate) fn children(&self, pid: i32, children: &str) {

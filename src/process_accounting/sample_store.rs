@@ -62,6 +62,7 @@ pub(super) struct SessionLogin {
     pub(super) at: SystemTime,
     pub(super) session: Option<String>,
     pub(super) client: Option<IpAddr>,
+    pub(super) server: Option<IpAddr>,
     /// The server's end of the connection, and the client's.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
 }
@@ -207,8 +208,8 @@ impl SampleStore {
         usage
     }
 
-    /// The session of a run: by its name; if no name is known, by both ends of its connection; if those were not logged, by its
-    /// client's address, if no other session began within the run.
+    /// The session of a run: by its name; if no name is known, by both ends of its connection; if those were not logged, by the
+    /// addresses of client and server, if no other session began within the run.
     fn find(&self, query: &SessionQuery) -> Option<&SessionSamples> {
         let mut sessions = self.sessions.iter();
         if !query.names.is_empty() {
@@ -221,9 +222,11 @@ impl SampleStore {
         let within = |session: &&SessionSamples| session.login.at >= query.begin && session.login.at <= query.end;
         let may_be: Vec<_> = sessions
             .filter(within)
-            .filter(|session| match session.login.ends {
-                Some(logged) => logged == ends,
-                None => session.login.client == Some(ends.1.ip()),
+            .filter(|session| {
+                let login = &session.login;
+                let is_client = login.client == Some(ends.1.ip());
+                let is_server = login.server.is_none_or(|server| server == ends.0.ip());
+                login.ends.map_or(is_client && is_server, |logged| logged == ends)
             })
             .collect();
         let with_ends = may_be.iter().find(|session| session.login.ends.is_some());

@@ -177,6 +177,7 @@ impl Sampler {
                 at: clock::wall(),
                 session: line.session.map(str::to_owned),
                 client: line.client,
+                server: line.server,
                 ends: line.ends,
             });
             logins.push((line.pid, login));

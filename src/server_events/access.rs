@@ -27,6 +27,30 @@ struct KnownSender {
     from: Vec<Network>,
 }
 
+/// Why a request is of no sender.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum AccessError {
+    /// No sender sends from its address.
+    Address,
+    /// It has no name and secret, or a name of no sender.
+    Unknown,
+    /// The secret of this sender is another one.
+    Secret(Arc<str>),
+    /// This sender sends from other addresses.
+    From(Arc<str>),
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address => write!(f, "no sender has the address in its `from`"),
+            Self::Unknown => write!(f, "its requests have the name of no sender"),
+            Self::Secret(name) => write!(f, "its requests have another secret than the sender {name}"),
+            Self::From(name) => write!(f, "the sender {name} does not have the address in its `from`"),
+        }
+    }
+}
+
 /// What a connection begins with.
 #[derive(Clone)]
 pub enum TransportSecurity {
@@ -70,22 +94,37 @@ impl SenderCredentials {
     }
 
     /// The name of the sender whose request has these headers and comes from `peer`.
-    pub(super) fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Option<Arc<str>> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else { return None };
-        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return None;
-        }
-        let pair = Zeroizing::new(BASE64_STANDARD.decode(token.trim()).ok()?);
+    pub(super) fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Arc<str>, AccessError> {
+        let pair = name_and_secret(headers).ok_or(AccessError::Unknown)?;
         let digest: [u8; 32] = Sha256::digest(&pair).into();
         // All are compared, so that the time does not depend on which one is close.
         let found = self.senders.iter().fold(None, |found, sender| {
             let same = sender.digest.as_ref().is_some_and(|known| is_same(known, &digest));
             if same { Some(sender) } else { found }
-        })?;
-        found.may_send_from(peer).then(|| found.name.clone())
+        });
+        match found {
+            Some(found) if found.may_send_from(peer) => Ok(found.name.clone()),
+            Some(found) => Err(AccessError::From(found.name.clone())),
+            None => {
+                let is_named = |sender: &&KnownSender| {
+                    pair.strip_prefix(sender.name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b':'))
+                };
+                let named = self.senders.iter().find(is_named);
+                Err(named.map_or(AccessError::Unknown, |sender| AccessError::Secret(sender.name.clone())))
+            }
+        }
     }
+}
+
+/// What a request has in its one `Authorization: Basic`.
+fn name_and_secret(headers: &HeaderMap) -> Option<Zeroizing<Vec<u8>>> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    Some(Zeroizing::new(BASE64_STANDARD.decode(token.trim()).ok()?))
 }
 
 impl KnownSender {
@@ -120,6 +159,10 @@ mod tests {
     }
 
     fn asked(values: &[&str], peer: &str) -> Option<Arc<str>> {
+        authenticate(values, peer).ok()
+    }
+
+    fn authenticate(values: &[&str], peer: &str) -> Result<Arc<str>, AccessError> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(AUTHORIZATION, value.parse().unwrap());
@@ -139,6 +182,15 @@ mod tests {
         assert_eq!(asked(&[&two], "192.0.2.9"), Some("two".into()));
         assert_eq!(asked(&[&two], "::ffff:192.0.2.9"), Some("two".into()));
         assert_eq!(asked(&[&two], "203.0.113.1"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_request_is_known() {
+        let error = |pair: &str| authenticate(&[&basic(pair)], "203.0.113.1").unwrap_err();
+        assert_eq!(error("one:second"), AccessError::Secret("one".into()));
+        assert_eq!(error("two:se:cond"), AccessError::From("two".into()));
+        assert_eq!([error("on:first"), error("one"), error("planted:first")], [const { AccessError::Unknown }; 3]);
+        assert_eq!(authenticate(&[], "203.0.113.1"), Err(AccessError::Unknown));
     }
 
     #[test]

@@ -26,13 +26,14 @@ pub fn assemble(events: &[ReportedEvent], run: &Run) -> Option<ServerEvents> {
     sorted.sort_by_key(|event| (event.started_at, Reverse(event.ended_at), kind_order(event)));
     let mut hosts: Vec<ServerHost> = Vec::new();
     for event in sorted.iter().filter(|event| span_name(event).is_some()) {
-        if !hosts.iter().any(|host| host.name == event.host) {
+        if hosts.len() < ServerEvents::MAX_HOSTS && !hosts.iter().any(|host| host.name == event.host) {
             hosts.push(ServerHost { name: event.host.clone(), clock_offset_s: None, uncertain: None });
         }
     }
     for host in &mut hosts {
         set_offset(host, &sorted, run);
     }
+    let all = sorted.iter().filter(|event| span_name(event).is_some()).count();
     let mut spans = Vec::new();
     for event in &sorted {
         let Some(name) = span_name(event) else { continue };
@@ -44,7 +45,6 @@ pub fn assemble(events: &[ReportedEvent], run: &Run) -> Option<ServerEvents> {
     }
     nest(&mut spans);
     count_opened(&sorted, &mut spans);
-    let all = spans.len();
     let events = within_bounds(spans.into_iter().map(|(_, event)| event));
     let dropped = (events.len() < all).then(|| (all - events.len()) as u64);
     (!events.is_empty()).then_some(ServerEvents { hosts, events, dropped, processes: Vec::new() })
@@ -92,7 +92,10 @@ fn record(event: &ReportedEvent, name: ServerEventName, host: u32, parent: SpanI
 fn step_of<'a>(event: &ReportedEvent, name: ServerEventName, offset: i64, run: &'a Run) -> Option<&'a Step> {
     let overlap = |step: &Step| {
         let (begin, end) = client_times(step, run);
-        let (from, until) = (event.started_at.epoch_micros() - offset, event.ended_at.epoch_micros() - offset);
+        let (from, until) = (
+            event.started_at.epoch_micros().saturating_sub(offset),
+            event.ended_at.epoch_micros().saturating_sub(offset),
+        );
         end.min(until).saturating_sub(begin.max(from))
     };
     let best = |is: fn(CommandName) -> bool| {

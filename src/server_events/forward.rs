@@ -31,6 +31,8 @@ const BYTES: usize = 8 << 20;
 const EVENT_BYTES: usize = 64;
 /// An event that could not be forwarded for this long belongs to a run that does not wait any more.
 const LATE: Duration = Duration::from_secs(60);
+/// The longest pause between two attempts, whatever the receiver asks for: later there is nothing left to forward.
+const LONGEST_PAUSE: Duration = LATE;
 /// The time limit for sending the rest of the queue when the agent stops.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -185,7 +187,7 @@ async fn forward(shared: &ForwardShared, mut receiver: watch::Receiver<Arc<Signa
                         );
                     }
                     problem = Some(why);
-                    wait(backoff.next_or(requested), &mut receiver).await;
+                    wait(backoff.next_or(requested).min(LONGEST_PAUSE), &mut receiver).await;
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use imaptrace_record::{Run, ServerProcessName, ServerText, SignedSeconds, Timestamp};
+use imaptrace_record::{Run, ServerEvents, ServerProcessName, ServerText, SignedSeconds, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -154,6 +154,9 @@ impl ReportedUsage {
 pub fn add_processes(run: &mut Run, local: Option<(&ServerText, Vec<ProcessUsage>)>, reported: Vec<ReportedUsage>) {
     let mut hosts: Vec<(ServerText, Vec<ProcessUsage>)> = Vec::new();
     for ReportedUsage { host, usage, .. } in reported {
+        if hosts.len() >= ServerEvents::MAX_HOSTS && !hosts.iter().any(|(known, _)| *known == host) {
+            continue;
+        }
         let at = hosts.iter().position(|(known, _)| *known == host).unwrap_or_else(|| {
             hosts.push((host, Vec::new()));
             hosts.len() - 1

@@ -42,6 +42,10 @@ pub struct ProcessSample {
 pub fn add_processes_of_host(run: &mut Run, host: &ServerText, samples: &[ProcessSample]) {
     let mut server = run.server_events.take().unwrap_or_default();
     let known = server.hosts.iter().position(|known| known.name == *host);
+    if known.is_none() && server.hosts.len() >= ServerEvents::MAX_HOSTS {
+        run.server_events = Some(server);
+        return;
+    }
     let at = known.unwrap_or_else(|| {
         server.hosts.push(ServerHost { name: host.clone(), clock_offset_s: None, uncertain: None });
         server.hosts.len() - 1
@@ -117,6 +121,13 @@ struct Used {
 }
 
 impl Used {
+    /// Without a wait for a CPU from before the first sample: the kernel counts all of a wait when it ends.
+    fn within_time(self) -> Self {
+        let over = Duration::from_micros(self.over.as_micros());
+        let cpu = self.cpu.min(over);
+        Self { cpu, run_queue: self.run_queue.min(over.saturating_sub(cpu)), ..self }
+    }
+
     fn record(
         self,
         host: u32,
@@ -146,9 +157,11 @@ impl ProcessSeries<'_> {
         if self.is_new && first.at.epoch_micros() > from {
             let over = end.at.epoch_micros().saturating_sub(from);
             let over = Seconds::from_micros(u64::try_from(over).unwrap_or_default());
-            return Some(Used { over, ..between(None, &end) });
+            return Some(Used { over, ..between(None, &end) }.within_time());
         }
-        Some(between(Some(&self.near(from)?), &end))
+        let used = between(Some(&self.near(from)?), &end);
+        // One sample stands for both ends: nothing is known of the time between them.
+        (used.over > Seconds::ZERO).then(|| used.within_time())
     }
 
     /// What it used in all of the run, as far as samples show.
@@ -164,7 +177,7 @@ impl ProcessSeries<'_> {
         let begin = (!self.is_new).then_some(*first);
         let used = between(begin, last);
         let over = last.at.epoch_micros().saturating_sub(first.at.epoch_micros());
-        Some(Used { over: Seconds::from_micros(u64::try_from(over).unwrap_or_default()), ..used })
+        Some(Used { over: Seconds::from_micros(u64::try_from(over).unwrap_or_default()), ..used }.within_time())
     }
 
     /// What the counters were at a time: those of the sample that is nearest, if it is near. Where they are the same before and

@@ -5,6 +5,7 @@
 //! the number of events a second. It does not interpret a body: `store` does. Started by `agent`.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
@@ -28,11 +29,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::watch,
-    time::{sleep, timeout},
+    time::{sleep_until, timeout, timeout_at},
 };
 
 use super::{
-    access::{SenderCredentials, TransportSecurity},
+    access::{AccessError, SenderCredentials, TransportSecurity},
     connections::{CONNECTIONS, Connections},
     rate::TokenBucket,
     relay::EventRelay,
@@ -100,6 +101,38 @@ struct ReceiverContext {
     credentials: watch::Receiver<Arc<SenderCredentials>>,
     sink: EventSink,
     events: Mutex<TokenBucket>,
+    refusals: Mutex<RefusalLog>,
+}
+
+impl ReceiverContext {
+    /// Counts what is refused, and logs why.
+    fn refuse(&self, peer: IpAddr, error: AccessError) {
+        self.sink.refused(None);
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).log(peer, error, clock::now());
+    }
+}
+
+/// Logs refused peers: each once, and a few of them an hour, since anybody can connect.
+#[derive(Debug, Default)]
+struct RefusalLog {
+    since: Option<Instant>,
+    known: HashSet<(IpAddr, AccessError)>,
+}
+
+impl RefusalLog {
+    /// Lines in that time.
+    const LINES: usize = 16;
+    const TIME: Duration = Duration::from_secs(3600);
+
+    fn log(&mut self, peer: IpAddr, error: AccessError, now: Instant) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Self::TIME) {
+            *self = Self { since: Some(now), known: HashSet::new() };
+        }
+        if self.known.len() < Self::LINES && !self.known.contains(&(peer, error.clone())) {
+            tracing::warn!(%peer, "events from this address are refused: {error}");
+            self.known.insert((peer, error));
+        }
+    }
 }
 
 impl EventReceiver {
@@ -114,12 +147,16 @@ impl EventReceiver {
         sink: EventSink,
     ) -> io::Result<Self> {
         let events = Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE));
-        let context = Arc::new(ReceiverContext { credentials, sink, events });
+        let context = Arc::new(ReceiverContext { credentials, sink, events, refusals: Mutex::default() });
         let mut connections = Connections::default();
         let mut handshakes = TokenBucket::new(CONNECTIONS_A_SECOND, CONNECTIONS_AT_ONCE);
         let accepted = move |stream, peer: SocketAddr| {
-            if handshakes.take(clock::now()) {
-                admit(stream, peer.ip(), &mut connections, &context);
+            let peer = peer.ip().to_canonical();
+            // One that may not send takes no place of those that may.
+            if !context.credentials.borrow().is_admitted(peer) {
+                context.refuse(peer, AccessError::Address);
+            } else if handshakes.take(clock::now()) && connections.make_room(peer) {
+                serve_connection(stream, peer, &mut connections, &context);
             }
         };
         ListenerThread::start("server-events", listen, accepted).map(Self)
@@ -131,13 +168,7 @@ impl EventReceiver {
     }
 }
 
-/// Serves a new connection, if its address may send and there is room.
-fn admit(stream: TcpStream, peer: IpAddr, connections: &mut Connections, context: &Arc<ReceiverContext>) {
-    let peer = peer.to_canonical();
-    let may_send = context.credentials.borrow().is_admitted(peer);
-    if !may_send || !connections.make_room(peer) {
-        return;
-    }
+fn serve_connection(stream: TcpStream, peer: IpAddr, connections: &mut Connections, context: &Arc<ReceiverContext>) {
     let is_authenticated = Arc::new(AtomicBool::new(false));
     let connection = connect(stream, peer, context.clone(), is_authenticated.clone());
     connections.add(peer, is_authenticated, tokio::spawn(connection).abort_handle());
@@ -145,23 +176,24 @@ fn admit(stream: TcpStream, peer: IpAddr, connections: &mut Connections, context
 
 async fn connect(stream: TcpStream, peer: IpAddr, context: Arc<ReceiverContext>, is_authenticated: Arc<AtomicBool>) {
     let tls = context.credentials.borrow().tls().clone();
+    let end = clock::now() + TIME;
     match tls {
-        TransportSecurity::ClearText => serve(stream, peer, context, is_authenticated).await,
+        TransportSecurity::ClearText => serve(stream, peer, context, (is_authenticated, end)).await,
         TransportSecurity::Unready => {}
         TransportSecurity::Tls(acceptor) => {
-            if let Ok(Ok(stream)) = timeout(TIME, acceptor.accept(stream)).await {
-                serve(stream, peer, context, is_authenticated).await;
+            if let Ok(Ok(stream)) = timeout_at(end.into(), acceptor.accept(stream)).await {
+                serve(stream, peer, context, (is_authenticated, end)).await;
             }
         }
     }
 }
 
-/// Serves the requests of a connection. Its errors concern the peer alone.
+/// Serves the requests of a connection, until `end` if none of them is a sender's. Its errors concern the peer alone.
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: IpAddr,
     context: Arc<ReceiverContext>,
-    is_authenticated: Arc<AtomicBool>,
+    (is_authenticated, end): (Arc<AtomicBool>, Instant),
 ) {
     let authenticated = is_authenticated.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -177,7 +209,7 @@ async fn serve(
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = &mut connection => return,
-        () = sleep(TIME) => {}
+        () = sleep_until(end.into()) => {}
     }
     if is_authenticated.load(Ordering::Relaxed) {
         drop(connection.await);
@@ -195,10 +227,12 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
     let credentials = context.credentials.borrow().clone();
-    let sender = credentials.authenticate(request.headers(), peer);
-    let Some(sender) = sender else {
-        context.sink.refused(None);
-        return StatusCode::UNAUTHORIZED;
+    let sender = match credentials.authenticate(request.headers(), peer) {
+        Ok(sender) => sender,
+        Err(error) => {
+            context.refuse(peer, error);
+            return StatusCode::UNAUTHORIZED;
+        }
     };
     if request.body().size_hint().lower() > BODY_BYTES as u64 {
         context.sink.refused(Some(&sender));

@@ -25,7 +25,9 @@ const MAILS_OF_A_SESSION: usize = 512;
 /// Bytes of memory of an event that is only counted: its hash, in a set with room to grow.
 const HASH_BYTES: usize = 32;
 /// Bytes of memory that a session takes in the indices, nearly.
-const SESSION_BYTES: usize = 512;
+const SESSION_BYTES: usize = 2_304;
+/// The most sessions with one tag, one name, or the same connection: a proxy and its back ends have one each.
+const SESSIONS_OF_A_KEY: usize = 64;
 /// Bytes of memory that a tag takes in its session and in the index, nearly.
 const TAG_BYTES: usize = 128;
 
@@ -142,6 +144,9 @@ impl Sessions {
             let ids = self.by_session.get(session)?;
             ids.iter().copied().find(|id| self.all.get(id).is_some_and(|known| known.sender == *sender))
         });
+        if known.is_none() && self.is_crowded(session.as_ref(), tag.as_ref(), ends) {
+            return Added::Full;
+        }
         let id = known.unwrap_or_else(|| self.begin(sender.clone(), session, now));
         let Some(reported) = self.all.get_mut(&id) else { return Added::Full };
         if !reported.seen.insert(hash) {
@@ -185,6 +190,14 @@ impl Sessions {
         reported.bytes += bytes;
         self.bytes += bytes;
         Added::Kept { is_finished }
+    }
+
+    /// Whether so many sessions have one of these keys that no more are kept.
+    fn is_crowded(&self, session: Option<&String>, tag: Option<&String>, ends: Option<ConnectionEnds>) -> bool {
+        let named = session.and_then(|session| self.by_session.get(session));
+        let tagged = tag.and_then(|tag| self.by_tag.get(tag));
+        let connected = ends.and_then(|ends| self.by_ends.get(&ends));
+        [named, tagged, connected].into_iter().flatten().any(|ids| ids.len() >= SESSIONS_OF_A_KEY)
     }
 
     fn begin(&mut self, sender: Arc<str>, session: Option<String>, now: Instant) -> u64 {

@@ -10,9 +10,9 @@ const RUNS: u32 = 10;
 pub(super) struct Silence(HashMap<Arc<str>, u32>);
 
 impl Silence {
-    /// An event of this sender has arrived.
-    pub(super) fn event_arrived(&mut self, sender: &str) {
-        self.0.remove(sender);
+    /// An event of this sender has arrived. Returns whether the sender was silent.
+    pub(super) fn event_arrived(&mut self, sender: &str) -> bool {
+        self.0.remove(sender).is_some_and(|runs| runs >= RUNS)
     }
 
     /// A run of a target of this sender has ended without an event of any sender. Returns whether the sender is silent from
@@ -45,10 +45,10 @@ mod tests {
         let mut silence = Silence::default();
         let times = (0..25).filter(|_| silence.run_without_event("b")).count();
         assert_eq!((times, silence.is_silent("b"), silence.is_silent("a")), (1, true, false));
-        silence.event_arrived("b");
+        assert!(silence.event_arrived("b") && !silence.event_arrived("b"));
         assert!(!silence.is_silent("b"));
         assert_eq!((0..9).filter(|_| silence.run_without_event("b")).count(), 0);
-        silence.event_arrived("b");
+        assert!(!silence.event_arrived("b"));
         assert_eq!((0..10).filter(|_| silence.run_without_event("b")).count(), 1);
         silence.retain(|sender| sender != "b");
         assert!(!silence.is_silent("b"));

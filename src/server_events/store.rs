@@ -26,6 +26,11 @@ use crate::telemetry::{Metrics, names::EventOutcome};
 
 /// The most bytes of memory of all events.
 const BYTES: usize = 16 << 20;
+/// The most events of a run: those of a session, and as many again. What a run has more counts as full: else one sender could keep
+/// the threads that probe busy.
+const EVENTS_OF_A_RUN: usize = 2_048;
+/// The most reports of samples of a run.
+const REPORTS_OF_A_RUN: usize = 128;
 /// How long the end of a session waits for events of its commands that come after it. Dovecot may send that of LOGOUT last,
 /// and it sends an event when the one before was answered: a round trip later.
 const AFTER_END: Duration = Duration::from_millis(250);
@@ -112,10 +117,14 @@ impl EventStore {
             return self.refused(Some(sender));
         }
         let mut state = self.state();
-        state.silence.event_arrived(sender);
+        if state.silence.event_arrived(sender) {
+            tracing::info!(sender = &**sender, "events of this sender arrive again: runs wait for it");
+        }
         self.expire(&mut state, now);
+        // A run's own tags and its name of the session are taken from all senders, another name of a session from the one that told it.
         let is_taken = |key: &String| state.taken.contains(self.hasher.hash_one(key));
-        if keys.session.iter().chain(&keys.tag).any(is_taken) {
+        let is_taken_of_sender = |name: &String| state.taken.contains(self.hasher.hash_one((sender, name)));
+        if keys.session.iter().chain(&keys.tag).any(is_taken) || keys.session.iter().any(is_taken_of_sender) {
             drop(state);
             return self.count(Some(sender), EventOutcome::Late, 1);
         }
@@ -185,12 +194,17 @@ impl EventStore {
         let mut report = RunReport::default();
         for id in own {
             let Some(session) = state.sessions.remove(id) else { continue };
-            self.count(Some(&session.sender), EventOutcome::Joined, session.count());
             if let Some(name) = &session.session {
-                state.taken.add(self.hasher.hash_one(name), now);
+                state.taken.add(self.hasher.hash_one((&session.sender, name)), now);
             }
-            report.events.extend(session.events);
-            report.usage.extend(session.usage);
+            let is_full = report.events.len() + session.events.len() > EVENTS_OF_A_RUN
+                || report.usage.len() + session.usage.len() > REPORTS_OF_A_RUN;
+            let outcome = if is_full { EventOutcome::Full } else { EventOutcome::Joined };
+            self.count(Some(&session.sender), outcome, session.count());
+            if !is_full {
+                report.events.extend(session.events);
+                report.usage.extend(session.usage);
+            }
         }
         for key in run.tags.iter().chain(&run.session) {
             state.taken.add(self.hasher.hash_one(key), now);
@@ -207,10 +221,20 @@ impl EventStore {
             tracing::warn!(
                 sender,
                 "no event of this sender arrived for ten runs of its targets in a row: until one does, runs do not wait for it; \
-                 does its server send events of the probes' users to this address, with this name and secret?"
+                 does its server send events of the probes' users to this address, with this name and secret, and from an address in its \
+                 `from`?"
             );
         }
         report
+    }
+
+    /// Drops what has arrived about a run whose target is none of its sender's.
+    pub fn reject(&self, run: &RunKeys, now: Instant) {
+        let mut state = self.state();
+        self.expire(&mut state, now);
+        for id in of_run(&state, run).1 {
+            self.drop_session(&mut state, id, EventOutcome::Rejected);
+        }
     }
 
     // === Events that leave ===

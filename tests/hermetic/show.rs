@@ -197,7 +197,7 @@ async fn what_is_damaged_or_half_written_is_said_and_all_else_is_shown() {
 async fn a_directory_without_runs_and_a_file_that_is_not_there_are_wrong_usage() {
     let files: [(&str, &[u8]); 1] = [("other/latency.jsonl", b"{}\n")];
     for (arguments, says) in [
-        (&["other"][..], "other: this is no state directory: it has neither queue/ nor refused/\n  help: "),
+        (&["other"][..], "other: no run is kept here: it has neither queue/ nor refused/\n  help: "),
         (&["gone"], "gone: No such file"),
         (&["gone", "other"], "gone: No such file"),
         (&["-", "--since", "soon"], "--since: expected a time before now"),

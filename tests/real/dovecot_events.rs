@@ -134,13 +134,14 @@ async fn request(stream: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Option<
     })
 }
 
-const EVENTS: [&str; 6] = [
+const EVENTS: [&str; 7] = [
     "imap_command_finished",
     "mail_opened",
     "mail_user_session_finished",
     "auth_client_request_finished",
     "auth_request_finished",
     "auth_passdb_request_finished",
+    "auth_userdb_request_finished",
 ];
 
 /// The commands of a run after its login.

@@ -142,8 +142,8 @@ fn sources(path: PathBuf, problems: &mut Vec<String>) -> Result<Vec<RunSource>, 
             Ok(found.files.into_iter().map(RunSource::Kept).collect())
         }
         Ok(None) => Err(format!(
-            "error: {}: this is no state directory: it has neither queue/ nor refused/\n  help: name the directory of \
-             [state] in the configuration, or a file",
+            "error: {}: no run is kept here: it has neither queue/ nor refused/\n  help: name the directory of [state] in the \
+             configuration, or a file; without an OTLP endpoint an agent keeps no run",
             source.name()
         )),
         Err(error) => Err(format!("error: {}", escape(&error.to_string()))),

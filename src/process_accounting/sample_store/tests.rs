@@ -24,6 +24,7 @@ fn login(millis: u64, session: Option<&str>, client: &str, has_ends: bool) -> Se
         at: at(millis),
         session: session.map(str::to_owned),
         client: Some(client.ip()),
+        server: Some(end("192.0.2.1:993").ip()),
         ends: has_ends.then(|| (end("192.0.2.1:993"), client)),
     }
 }
@@ -35,6 +36,17 @@ fn query(names: &[&str], client: &str, begin: u64, until: u64) -> SessionQuery {
         begin: at(begin),
         end: at(until),
     }
+}
+
+#[test]
+fn a_login_at_another_address_of_this_host_is_of_no_run() {
+    let mut store = SampleStore::new(Duration::from_secs(60));
+    let other =
+        SessionLogin { server: Some("127.0.0.1".parse().unwrap()), ..login(100, None, "192.0.2.7:5000", false) };
+    store.begin(other, ProcessIdentity { id: 1, started: at(0) });
+    assert!(store.find(&query(&[], "192.0.2.7:5000", 0, 1_000)).is_none());
+    store.begin(login(200, None, "192.0.2.7:5000", false), ProcessIdentity { id: 2, started: at(0) });
+    assert_eq!(store.find(&query(&[], "192.0.2.7:5000", 0, 1_000)).unwrap().identity.id, 2);
 }
 
 /// The ids of the imap processes that are found.

@@ -125,6 +125,17 @@ fn each_host_has_spans_of_its_own() {
 }
 
 #[test]
+fn a_run_has_few_hosts_and_what_others_sent_is_counted() {
+    let of_host = |number: i64| {
+        let times = (13_000 + number, 29_000);
+        on_host(&format!("mail{number}"), "imap_command_finished", times, &select("1000000000000006"))
+    };
+    let server = assemble(&(0..100).map(of_host).collect::<Vec<_>>(), &run()).unwrap();
+    assert_eq!((server.hosts.len(), server.events.len()), (ServerEvents::MAX_HOSTS, ServerEvents::MAX_HOSTS));
+    assert_eq!(server.dropped, Some(100 - ServerEvents::MAX_HOSTS as u64));
+}
+
+#[test]
 fn a_flood_of_events_is_cut_to_the_bounds_and_counted() {
     let many: Vec<_> = (0..200)
         .map(|at| event("imap_command_finished", (13_000 + at, 29_000 + 2 * at), &select("1000000000000006")))

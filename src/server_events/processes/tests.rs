@@ -52,6 +52,27 @@ fn without_a_sample_within_20_ms_of_both_ends_there_is_only_the_sum() {
 }
 
 #[test]
+fn a_step_between_two_samples_has_no_figures_and_a_wait_from_before_is_not_all_of_it() {
+    // Both ends of SELECT are nearest to one sample.
+    let processes = accounted(&[imap(-9_000, 100, 0), imap(21_000, 4_000, 2_500), imap(52_000, 5_000, 2_600)]);
+    assert_eq!(of_step(&processes, SELECT), None);
+    // The kernel counts a wait for a CPU when it ends.
+    let processes = accounted(&[imap(12_000, 1_000, 0), imap(29_000, 4_000, 90_000)]);
+    let select = of_step(&processes, SELECT).unwrap();
+    assert_eq!((select.sampled_s.as_micros(), select.cpu_s.as_micros()), (17_000, 3_000));
+    assert_eq!(select.run_queue_s.as_micros(), 14_000);
+}
+
+#[test]
+fn the_processes_of_more_hosts_than_a_run_may_have_are_left_out() {
+    let mut run = run();
+    for host in 0..20 {
+        add_processes_of_host(&mut run, &ServerText::new(format!("mail{host}").as_bytes(), 64), &[imap(0, 1, 1)]);
+    }
+    assert_eq!(run.server_events.unwrap().hosts.len(), ServerEvents::MAX_HOSTS);
+}
+
+#[test]
 fn between_two_equal_samples_a_process_used_nothing_however_far_apart_they_are() {
     let idle = |at| sample(ServerProcessName::Auth, 2, at, 700, 0);
     let samples = [idle(-9_000_000), idle(9_000_000), imap(-9_000, 100, 0), imap(55_000, 100, 0), imap(60_000, 200, 0)];

@@ -1,6 +1,9 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use imaptrace_imap::Secret;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    time::sleep,
+};
 
 use super::*;
 use crate::{
@@ -24,12 +27,13 @@ fn reception() -> Arc<ReceiverContext> {
         credentials,
         sink: EventSink::Store(Arc::new(store)),
         events: Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
+        refusals: Mutex::default(),
     })
 }
 
 fn begin(reception: &Arc<ReceiverContext>) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(1 << 20);
-    drop(tokio::spawn(serve(theirs, PEER, reception.clone(), Arc::default())));
+    drop(tokio::spawn(serve(theirs, PEER, reception.clone(), (Arc::default(), clock::now() + TIME))));
     ours
 }
 
@@ -207,4 +211,19 @@ async fn over_tls_and_with_new_credentials_from_the_next_connection_and_request_
     change.send_replace(known("changed", &TransportSecurity::Tls(acceptor)));
     assert_eq!(ask("changed").await, "HTTP/1.1 204");
     assert_eq!(ask("hunter2").await, "HTTP/1.1 401");
+}
+
+#[test]
+fn refused_peers_are_logged_once_each_and_a_few_an_hour() {
+    let (mut log, now) = (RefusalLog::default(), clock::now());
+    let peer = |number: u8| IpAddr::from([192, 0, 2, number]);
+    for number in 0..100 {
+        log.log(peer(number), AccessError::Address, now);
+        log.log(peer(0), AccessError::Address, now);
+        log.log(peer(0), AccessError::Secret("one".into()), now);
+    }
+    assert_eq!(log.known.len(), RefusalLog::LINES);
+    assert!(log.known.contains(&(peer(0), AccessError::Secret("one".into()))));
+    log.log(peer(200), AccessError::Unknown, now + RefusalLog::TIME);
+    assert_eq!(log.known.len(), 1);
 }

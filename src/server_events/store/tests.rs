@@ -207,6 +207,43 @@ fn counted(senders: &[(&str, &[&str])]) -> (EventStore, impl Fn() -> Vec<(String
 }
 
 #[test]
+fn a_sender_takes_no_name_of_a_session_from_another() {
+    let (store, run, now) = (store(&[("one", &["mail01"]), ("two", &["other"])]), passed(), clock::now());
+    let of_other = imaptrace_record::Run { target: "other".into(), ..other(&run, 9) };
+    // Told with a tag of its own run: the name of the other's session.
+    receive(&store, "one", &SampleSession { run: &run, session: "of the other" }.command("SELECT"), now);
+    let mut own = run.clone();
+    own.target = "mail01".into();
+    assert_eq!(joined(&store, &own, now), 1);
+    receive(&store, "two", &SampleSession { run: &of_other, session: "of the other" }.command("SELECT"), now);
+    assert_eq!(joined(&store, &of_other, now), 1);
+}
+
+#[test]
+fn what_arrived_about_a_run_of_no_senders_target_is_rejected() {
+    let (store, counts) = counted(&[("one", &["mail02"])]);
+    let (run, now) = (passed(), clock::now());
+    receive(&store, "one", &SampleSession { run: &run, session: "s1" }.command("SELECT"), now);
+    store.reject(&keys(&run, now), now);
+    assert_eq!(counts(), [("one rejected".to_owned(), 1)]);
+}
+
+#[test]
+fn a_run_takes_no_more_events_than_it_can_use_and_a_tag_has_few_sessions() {
+    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
+    for session in 0..100 {
+        let name = format!("s{session}");
+        let session = SampleSession { run: &run, session: &name };
+        receive(&store, "one", &session.command("SELECT"), now);
+        for number in 0..100 {
+            receive(&store, "one", &session.mail("SELECT", number), now);
+        }
+    }
+    let taken = joined(&store, &run, now);
+    assert!((1_000..=EVENTS_OF_A_RUN).contains(&taken), "{taken}");
+}
+
+#[test]
 fn what_becomes_of_each_event_is_counted() {
     let (store, counts) = counted(&[("one", &["mail*"]), ("two", &["other"])]);
     let (run, now) = (passed(), clock::now());
