@@ -18,9 +18,10 @@ pub struct EventSink {
 }
 
 /// The events of which a verdict makes use.
-const EVENTS: [&str; 6] = [
+const EVENTS: [&str; 7] = [
     "imap_command_finished",
     "auth_passdb_request_finished",
+    "auth_userdb_request_finished",
     "auth_request_finished",
     "auth_client_request_finished",
     "mail_user_session_finished",
