@@ -130,8 +130,8 @@ names! {
         TLS_SERVER_SUBJECT = "tls.server.subject",
         TLS_SERVER_ISSUER = "tls.server.issuer",
         TLS_SERVER_HASH_SHA256 = "tls.server.hash.sha256",
-        TLS_VERIFIED = "tls.verified",
-        TLS_CLOSE_NOTIFY = "tls.close_notify",
+        TLS_VERIFIED = "imaptrace.tls.verified",
+        TLS_CLOSE_NOTIFY = "imaptrace.tls.close_notify",
         DNS_QUESTION_NAME = "dns.question.name",
         DNS_ANSWERS = "dns.answers",
         TARGET_NAME = "imaptrace.target.name",
@@ -189,7 +189,8 @@ names! {
         DOVECOT_MAIL_OPENED_REASONS = "dovecot.mail_opened.reasons",
         DOVECOT_AUTH_SUCCESS = "dovecot.auth.success",
         DOVECOT_CLOCK_OFFSET = "dovecot.clock_offset",
-        REASON = "reason",
+        SKIP_REASON = "imaptrace.skip.reason",
+        DROP_REASON = "imaptrace.drop.reason",
         SENDER = "sender",
         OUTCOME = "outcome",
     }
@@ -251,7 +252,7 @@ metrics! {
         "Runs under way";
     DELIVERY_QUEUE_SIZE = "imaptrace.delivery.queue.size", UpDownCounter, "By",
         "Memory and disk that runs take which wait for delivery or are on their way";
-    DELIVERY_QUEUE_LIMIT = "imaptrace.delivery.queue.limit", UpDownCounter, "By",
+    DELIVERY_QUEUE_CAPACITY = "imaptrace.delivery.queue.capacity", UpDownCounter, "By",
         "What the queue may hold before the oldest runs go";
     DELIVERY_DROPPED = "imaptrace.delivery.dropped", Counter, "{run}",
         "Runs whose trace was given up";
@@ -284,7 +285,7 @@ pub const BUCKETS: &[f64] =
 /// What a command's time divides into: [`TIMING_PART`] on [`TIMING_DURATION`].
 pub const PARTS: [&str; 3] = ["server", "network", "transfer"];
 
-/// Why a run's trace was dropped: [`REASON`] on [`DELIVERY_DROPPED`].
+/// Why a run's trace was dropped: [`DROP_REASON`] on [`DELIVERY_DROPPED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
     /// The queue was over its budget; the oldest went.

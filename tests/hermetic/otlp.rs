@@ -292,7 +292,7 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
         let report = block_on(delivery.shutdown(LONG));
         assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped.total()), (1, 0, 1), "{report}");
         let metrics = receiver.look(Inbox::metrics);
-        assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["reason=refused".into()], 1)]);
+        assert_eq!(sums(&metrics[names::DELIVERY_DROPPED.name]), [(vec!["imaptrace.drop.reason=refused".into()], 1)]);
         let details = Log::get().lines(&receiver.url());
         let refusals = details.iter().filter(|line| line.contains("refuses traces"));
         assert_eq!(refusals.count(), 1, "{details:?}");
@@ -356,7 +356,7 @@ fn the_queue_tells_its_size_and_its_limit() {
         assert_eq!((report.delivered_runs, report.undelivered_runs), (1, 1), "{protocol:?} {report}");
         let metrics = receiver.look(Inbox::metrics);
         assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_SIZE.name]), [(Vec::new(), i64::try_from(bytes).unwrap())]);
-        assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_LIMIT.name]), [(Vec::new(), 1 << 20)]);
+        assert_eq!(sums(&metrics[names::DELIVERY_QUEUE_CAPACITY.name]), [(Vec::new(), 1 << 20)]);
     }
 }
 
@@ -446,7 +446,7 @@ fn metrics_arrive_with_their_names_buckets_and_attributes_and_a_void_run_leaves_
         assert_eq!(loading.data_points[0].explicit_bounds, names::BUCKETS);
         assert_eq!(loading.data_points[0].count, 2);
         let skipped = sums(&all[names::PROBE_SKIPPED.name]);
-        assert!(skipped[0].0.contains(&"reason=limit".to_owned()), "{skipped:?}");
+        assert!(skipped[0].0.contains(&"imaptrace.skip.reason=limit".to_owned()), "{skipped:?}");
     }
 }
 

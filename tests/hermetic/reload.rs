@@ -290,8 +290,10 @@ fn skipped(inbox: &Inbox, reason: &str) -> i64 {
     let Some(Data::Sum(sum)) = metrics.get("imaptrace.probe.skipped").and_then(|metric| metric.data.clone()) else {
         return 0;
     };
-    let points =
-        sum.data_points.iter().filter(|point| attribute(&point.attributes, "reason").as_deref() == Some(reason));
+    let points = sum
+        .data_points
+        .iter()
+        .filter(|point| attribute(&point.attributes, "imaptrace.skip.reason").as_deref() == Some(reason));
     points.map(|point| if let Some(Number::AsInt(count)) = point.value { count } else { 0 }).sum()
 }
 

@@ -65,7 +65,7 @@ async fn a_run_is_one_trace_in_jaeger_and_histograms_in_prometheus() {
         // Its metrics bear what the alert rules leave out.
         let up = backends.prometheus_query("imaptrace_probe_up");
         assert!(up.iter().all(|series| series["metric"]["imaptrace_one_shot"] == "true"), "{up:?}");
-        assert!(backends.prometheus_now("imaptrace_delivery_queue_limit_bytes").is_empty());
+        assert!(backends.prometheus_now("imaptrace_delivery_queue_capacity_bytes").is_empty());
         (backends, trace)
     })
     .await

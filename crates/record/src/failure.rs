@@ -60,7 +60,7 @@ error_types! {
         TimeoutConnect = "timeout_connect",
         /// RST in an established connection, or the kernel has given the connection up.
         Reset = "reset",
-        /// The connection ended in the middle; see `tls.close_notify`.
+        /// The connection ended in the middle; see `imaptrace.tls.close_notify`.
         Eof = "eof",
     }
     Server {

@@ -105,7 +105,7 @@ impl Queue {
         let disk_budget = disk.as_ref().map_or(0, |(_, budget)| *budget);
         let disk = disk.map(|(state, budget)| Spool::new(state, budget));
         if open {
-            metrics.queue_limit(i64::try_from(memory_budget).unwrap_or(i64::MAX));
+            metrics.queue_capacity(i64::try_from(memory_budget).unwrap_or(i64::MAX));
         }
         // The agent has logged this failure.
         let disk_failure = disk.as_ref().and_then(Spool::pending_error);
@@ -306,7 +306,7 @@ impl Queue {
         let first = !spool.loaded;
         let found = spool.load()?;
         if first {
-            self.0.metrics.queue_limit(0_i64.saturating_add_unsigned(self.0.disk_budget));
+            self.0.metrics.queue_capacity(0_i64.saturating_add_unsigned(self.0.disk_budget));
         }
         let damage = spool.damage.take();
         let corrupt = damage.as_ref().map_or(0, |(runs, _)| *runs);

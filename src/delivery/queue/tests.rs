@@ -141,7 +141,7 @@ async fn the_size_is_that_of_waiting_runs_and_those_in_flight() {
     };
     let bytes = Load::of(&passed()).bytes;
     let queue = Queue::new(2 * bytes, None, true, Metrics::of(&provider));
-    assert_eq!(sum(names::DELIVERY_QUEUE_LIMIT), 2 * bytes);
+    assert_eq!(sum(names::DELIVERY_QUEUE_CAPACITY), 2 * bytes);
     queue.push(passed());
     drop(queue.batch().await);
     assert_eq!(sum(names::DELIVERY_QUEUE_SIZE), bytes, "what is on its way counts");

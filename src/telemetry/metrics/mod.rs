@@ -65,7 +65,7 @@ struct AgentInstruments {
     start_lag: Histogram<f64>,
     active: UpDownCounter<i64>,
     queue_size: UpDownCounter<i64>,
-    queue_limit: UpDownCounter<i64>,
+    queue_capacity: UpDownCounter<i64>,
     dropped: Counter<u64>,
     delivery: Histogram<f64>,
     server_events: Counter<u64>,
@@ -215,13 +215,13 @@ impl Metrics {
     }
 
     /// The budget of the queue in bytes. To be called once, at the start.
-    pub fn queue_limit(&self, bytes: i64) {
-        self.0.own.queue_limit.add(bytes, &[]);
+    pub fn queue_capacity(&self, bytes: i64) {
+        self.0.own.queue_capacity.add(bytes, &[]);
     }
 
     /// Counts runs whose trace was dropped.
     pub fn delivery_dropped(&self, reason: DropReason, runs: u64) {
-        self.0.own.dropped.add(runs, &[KeyValue::new(names::REASON, reason.as_str())]);
+        self.0.own.dropped.add(runs, &[KeyValue::new(names::DROP_REASON, reason.as_str())]);
     }
 
     /// Records one attempt to export a batch of traces.
@@ -267,7 +267,7 @@ impl AgentInstruments {
             start_lag: histogram(meter, names::SCHEDULER_START_LAG),
             active: up_down_counter(meter, names::PROBE_ACTIVE),
             queue_size: up_down_counter(meter, names::DELIVERY_QUEUE_SIZE),
-            queue_limit: up_down_counter(meter, names::DELIVERY_QUEUE_LIMIT),
+            queue_capacity: up_down_counter(meter, names::DELIVERY_QUEUE_CAPACITY),
             dropped: counter(meter, names::DELIVERY_DROPPED),
             delivery: histogram(meter, names::DELIVERY_DURATION),
             server_events: counter(meter, names::SERVER_EVENTS),

@@ -100,7 +100,7 @@ impl SeriesKey {
             insert(match self.what {
                 RunMetric::Setup => listed(names::IMAP_SETUP_PHASE, SetupStep::ALL, SetupStep::as_str, self.name),
                 RunMetric::Slow => listed(names::CAUSE, Cause::ALL, Cause::as_str, self.name),
-                RunMetric::Skipped => listed(names::REASON, SkipReason::ALL, SkipReason::as_str, self.name),
+                RunMetric::Skipped => listed(names::SKIP_REASON, SkipReason::ALL, SkipReason::as_str, self.name),
                 _ => listed(names::IMAP_COMMAND_NAME, CommandName::ALL, CommandName::as_str, self.name),
             });
         }

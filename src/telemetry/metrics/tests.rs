@@ -229,16 +229,16 @@ fn the_agents_own_metrics_are_exported() {
     bench.metrics.active(1);
     bench.metrics.active(1);
     bench.metrics.active(-1);
-    bench.metrics.queue_limit(4096);
+    bench.metrics.queue_capacity(4096);
     bench.metrics.queue_size(1500);
     bench.metrics.queue_size(-500);
     bench.metrics.delivery_dropped(DropReason::Budget, 3);
     bench.metrics.delivery_duration(Seconds::from_micros(1500));
-    assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"reason=running".into()));
+    assert!(bench.series(names::PROBE_SKIPPED)[0].0.contains(&"imaptrace.skip.reason=running".into()));
     assert_eq!(bench.series(names::PROBE_ACTIVE), [(Vec::new(), 1.0)]);
-    assert_eq!(bench.series(names::DELIVERY_QUEUE_LIMIT), [(Vec::new(), 4096.0)]);
+    assert_eq!(bench.series(names::DELIVERY_QUEUE_CAPACITY), [(Vec::new(), 4096.0)]);
     assert_eq!(bench.series(names::DELIVERY_QUEUE_SIZE), [(Vec::new(), 1000.0)]);
-    assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["reason=budget".into()], 3.0)]);
+    assert_eq!(bench.series(names::DELIVERY_DROPPED), [(vec!["imaptrace.drop.reason=budget".into()], 3.0)]);
     assert_eq!(bench.series(names::DELIVERY_DURATION), [(Vec::new(), 1.0)]);
 }
 
@@ -310,11 +310,11 @@ fn a_one_shot_process_marks_each_series_and_has_none_of_an_agents_own() {
         let bench = Bench::new(&MetricsSettings { one_shot, ..Default::default() });
         let metrics = &bench.metrics;
         metrics.record(&samples::passed());
-        metrics.queue_limit(1);
+        metrics.queue_capacity(1);
         metrics.reloaded(true, SystemTime::UNIX_EPOCH);
         let all: Vec<_> = bench.collected().iter().map(ExportMetricsServiceRequest::from).collect();
         let text = format!("{all:?}");
-        let (marked, own) = (text.matches(names::ONE_SHOT).count(), text.contains(names::DELIVERY_QUEUE_LIMIT.name));
+        let (marked, own) = (text.matches(names::ONE_SHOT).count(), text.contains(names::DELIVERY_QUEUE_CAPACITY.name));
         assert_eq!((marked == metrics.series(), own), (one_shot, !one_shot), "{marked} of {}", metrics.series());
     }
 }

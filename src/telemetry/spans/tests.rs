@@ -131,7 +131,7 @@ fn attributes_are_on_the_spans_that_the_documentation_names() {
         (connect, "imap.connect.attempts", "2"),
         (connect, "imap.connect.failed_addresses", "[\"[2001:db8::7]:993\"]"),
         (tls, "tls.protocol.version", "1.3"),
-        (tls, "tls.verified", "yes"),
+        (tls, "imaptrace.tls.verified", "yes"),
         (tls, "imaptrace.latency.ratio", "1.02"),
         (tls, "tls.server.not_after", "2027-01-31T00:00:00Z"),
         (tls, "tls.server.issuer", "CN=Example CA"),
