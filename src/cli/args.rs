@@ -3,7 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "these comments are the help text that users read in a terminal")]
 #![allow(rustdoc::broken_intra_doc_links, reason = "and brackets mean there what they mean in every usage line")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -11,6 +11,9 @@ use clap::{
 };
 
 use crate::{plan::Journey, terminal::ColorChoice};
+
+/// The configuration that packages install.
+pub(super) const CONFIGURATION: &str = "/etc/imaptrace/imaptrace.toml";
 
 /// Opens a mailbox as a mail program does and shows, or traces, what each step took.
 #[derive(Debug, Parser)]
@@ -35,14 +38,20 @@ pub(super) enum CliCommand {
     /// Probe all configured targets until SIGTERM
     Agent {
         /// The configuration file
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
         config: PathBuf,
     },
     /// Check a configuration: print all errors, or the effective settings
     Check {
         /// The configuration file; - is standard input
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
         config: PathBuf,
+        /// Probe all its accounts once, if it has no error: as probe --config FILE --all
+        #[arg(long)]
+        probe: bool,
+        /// With --probe: directory with the service's credentials
+        #[arg(long, value_name = "DIR", requires = "probe")]
+        credentials: Option<PathBuf>,
     },
     /// What the agent takes for usual
     #[command(arg_required_else_help = true)]
@@ -61,12 +70,9 @@ pub(super) enum CliCommand {
     },
 }
 
-/// The server, the account and the login.
+/// The account and the login.
 #[derive(Debug, Args)]
 pub(super) struct TargetArgs {
-    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST
-    pub(super) server: String,
-
     /// User name; @ is fine
     #[arg(short, long, value_name = "NAME", help_heading = "Target")]
     pub(super) user: Option<String>,
@@ -117,8 +123,22 @@ pub(super) struct TargetArgs {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags that are given or not")]
 pub(super) struct ProbeArgs {
+    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST; with --config the target, with all its accounts, or one account
+    #[arg(value_name = "SERVER", required_unless_present = "all")]
+    pub(super) names: Vec<String>,
+
     #[command(flatten)]
     pub(super) target: TargetArgs,
+
+    /// The configuration file of an agent: its targets in place of a SERVER, with their passwords, roots and mailboxes
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_LOGIN, conflicts_with_all = OF_A_JOURNEY, help_heading = "Configuration")]
+    pub(super) config: Option<PathBuf>,
+    /// All accounts of the configuration [default file: /etc/imaptrace/imaptrace.toml]
+    #[arg(long, conflicts_with = "names", conflicts_with_all = OF_A_LOGIN, conflicts_with_all = OF_A_JOURNEY, help_heading = "Configuration")]
+    pub(super) all: bool,
+    /// Directory with the service's credentials [default: $CREDENTIALS_DIRECTORY, else that of imaptrace.service]
+    #[arg(long, value_name = "DIR", conflicts_with_all = OF_A_LOGIN, conflicts_with_all = OF_A_JOURNEY, help_heading = "Configuration")]
+    pub(super) credentials: Option<PathBuf>,
 
     /// Mailbox to open [default: INBOX]
     #[arg(long, value_name = "NAME", help_heading = "Journey")]
@@ -252,7 +272,7 @@ pub(super) struct AcceptArgs {
     #[arg(value_name = "TARGET[/ACCOUNT]")]
     pub(super) name: String,
     /// The configuration file of the agent
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
     pub(super) config: PathBuf,
 }
 
@@ -264,8 +284,22 @@ pub(super) enum CanaryCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct FillArgs {
+    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST; with --config the target, with all its accounts, or one account
+    #[arg(value_name = "SERVER", required_unless_present = "all")]
+    pub(super) names: Vec<String>,
+
     #[command(flatten)]
     pub(super) target: TargetArgs,
+
+    /// The configuration file of an agent: its accounts in place of a SERVER, filled one after the other
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_LOGIN, conflicts_with = "mailbox", help_heading = "Configuration")]
+    pub(super) config: Option<PathBuf>,
+    /// All accounts of the configuration [default file: /etc/imaptrace/imaptrace.toml]
+    #[arg(long, conflicts_with_all = OF_A_LOGIN, conflicts_with = "names", help_heading = "Configuration")]
+    pub(super) all: bool,
+    /// Directory with the service's credentials [default: $CREDENTIALS_DIRECTORY, else that of imaptrace.service]
+    #[arg(long, value_name = "DIR", conflicts_with_all = OF_A_LOGIN, help_heading = "Configuration")]
+    pub(super) credentials: Option<PathBuf>,
 
     /// Messages that the mailbox is to hold, at most 1000000; about 25 kB each
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole::<1, 1_000_000>, help_heading = "Mailbox")]
@@ -303,6 +337,28 @@ pub(super) enum ShowFormat {
     Markdown,
 }
 
+/// The options of [`TargetArgs`], for which a configuration has keys.
+const OF_A_LOGIN: [&str; 15] = [
+    "user",
+    "master_user",
+    "password_file",
+    "password_env",
+    "password_command",
+    "password_exact",
+    "auth",
+    "security",
+    "ca_file",
+    "client_cert",
+    "client_key",
+    "server_name",
+    "insecure",
+    "no_alpn",
+    "address",
+];
+/// The same of a journey.
+const OF_A_JOURNEY: [&str; 9] =
+    ["mailbox", "examine", "newest", "window", "cold", "journey", "tag", "propagate", "timeout"];
+
 /// The values of an option, and their meanings.
 type WordHelp = &'static [(&'static str, &'static str)];
 
@@ -335,6 +391,21 @@ const PROPAGATE: WordHelp =
 /// The one list for parser, help and completions.
 fn words(words: WordHelp) -> PossibleValuesParser {
     words.iter().map(|(word, meaning)| PossibleValue::new(*word).help(*meaning)).collect::<Vec<_>>().into()
+}
+
+impl ProbeArgs {
+    /// `probe --config FILE --all`.
+    pub(super) fn all_of(config: &Path, credentials: Option<&Path>) -> Result<Self, clap::Error> {
+        let mut words =
+            vec!["imaptrace".into(), "probe".into(), "--all".into(), "--config".into(), config.as_os_str().to_owned()];
+        if let Some(credentials) = credentials {
+            words.extend(["--credentials".into(), credentials.as_os_str().to_owned()]);
+        }
+        match Cli::try_parse_from(words)?.command {
+            CliCommand::Probe(args) => Ok(*args),
+            _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+        }
+    }
 }
 
 impl Cli {

@@ -3,7 +3,6 @@
 //! The agent does the rest (`agent::baseline_requests`); without one that runs, it does so at its start.
 
 use std::{
-    fmt::Write as _,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,28 +12,20 @@ use imaptrace_record::escape;
 
 use super::{
     args::AcceptArgs,
-    environment::environment,
     exit_code::{FAILED, PASSED, USAGE},
     output::Output,
+    selection,
 };
-use crate::{
-    agent::AcceptRequest,
-    blocking, clock,
-    config::{self, Config, Sources, nearest},
-    state::AgentDirectory,
-};
+use crate::{agent::AcceptRequest, blocking, clock, config::Config, state::AgentDirectory};
 
 /// The time limit of each call to the state directory.
 const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a running agent has to take the request; it scans the directory every two seconds.
 const TAKEN_WITHIN: Duration = Duration::from_secs(6);
 const EVERY: Duration = Duration::from_millis(100);
-/// The most names that an error lists.
-const MOST_NAMED: usize = 10;
 
 pub(super) async fn accept(args: AcceptArgs, output: &mut Output) -> u8 {
-    let sources = Sources { file: Some(args.config.clone()), ..environment() };
-    let config = match config::load(&sources) {
+    let config = match selection::load(&args.config, Vec::new()) {
         Ok(config) => config,
         Err(problems) => {
             output.errors(&problems.to_string());
@@ -54,10 +45,11 @@ pub(super) async fn accept(args: AcceptArgs, output: &mut Output) -> u8 {
             output.print(&format!("the agent has taken the present of {} as usual\n", shown(&request)));
             PASSED
         }
-        Ok(Outcome::Left) => {
+        Ok(Outcome::Left(path)) => {
             output.print(&format!(
-                "no agent is running: the next one takes the present of {} as usual when it starts\n",
-                shown(&request)
+                "no agent is running: the next one takes the present of {} as usual when it starts; remove {} to withdraw it\n",
+                shown(&request),
+                path.display()
             ));
             PASSED
         }
@@ -82,40 +74,10 @@ pub(super) async fn accept(args: AcceptArgs, output: &mut Output) -> u8 {
     }
 }
 
-/// The request that the argument stands for: a target with this name, or else one of its accounts behind the last slash.
+/// The request that the argument stands for.
 fn request(config: &Config, args: &AcceptArgs) -> Result<AcceptRequest, String> {
-    let given = args.name.as_str();
-    let find = |name: &str| config.targets.iter().find(|target| target.name == name);
-    if find(given).is_some() {
-        return Ok(AcceptRequest { target: given.to_owned(), account: None });
-    }
-    let file = escape(&args.config.display().to_string());
-    let parts = given.rsplit_once('/').and_then(|(target, account)| Some((find(target)?, account)));
-    let Some((target, alias)) = parts else {
-        let names = || config.targets.iter().map(|target| target.name.as_str());
-        let name = given.rsplit_once('/').map_or(given, |(target, _)| target);
-        let near = nearest(given, names()).or_else(|| nearest(name, names()));
-        let help = names_of("it has", &file, near, names());
-        return Err(format!("{file} has no target \"{}\"\n  help: {help}", escape(name)));
-    };
-    if target.accounts.iter().any(|account| account.alias == alias) {
-        return Ok(AcceptRequest { target: target.name.clone(), account: Some(alias.to_owned()) });
-    }
-    let aliases = || target.accounts.iter().map(|account| account.alias.as_str());
-    let help = names_of("its accounts are", &file, nearest(alias, aliases()), aliases());
-    Err(format!("target \"{}\" has no account \"{}\"\n  help: {help}", escape(&target.name), escape(alias)))
-}
-
-/// Which names there are, the most similar one first.
-fn names_of<'a>(what: &str, file: &str, near: Option<&str>, names: impl Iterator<Item = &'a str>) -> String {
-    let mut help = near.map(|near| format!("did you mean \"{}\"? ", escape(near))).unwrap_or_default();
-    let names: Vec<_> = names.collect();
-    let listed: Vec<_> = names.iter().take(MOST_NAMED).map(|name| escape(name)).collect();
-    let _ = write!(help, "{what} {}", listed.join(", "));
-    if names.len() > listed.len() {
-        let _ = write!(help, " and {} more: imaptrace check --config {file}", names.len() - listed.len());
-    }
-    help
+    let (target, account) = selection::find(config, &args.config, &args.name)?;
+    Ok(AcceptRequest { target: target.name.clone(), account: account.map(|account| account.alias.clone()) })
 }
 
 fn directory(config: &Config) -> Result<&Path, String> {
@@ -135,8 +97,8 @@ fn shown(request: &AcceptRequest) -> String {
 /// What became of a request.
 enum Outcome {
     Taken,
-    /// No agent runs.
-    Left,
+    /// No agent runs; this file is the request.
+    Left(PathBuf),
     /// An agent runs and has not taken this file.
     NotTaken(PathBuf),
 }
@@ -149,10 +111,10 @@ async fn submit(request: &AcceptRequest, path: &Path) -> io::Result<Outcome> {
         io::Result::Ok((directory, in_use, name))
     });
     let (directory, in_use, name) = submitted.await.map_err(io::Error::other)??;
-    if !in_use {
-        return Ok(Outcome::Left);
-    }
     let file = directory.at(&name);
+    if !in_use {
+        return Ok(Outcome::Left(file));
+    }
     let end = clock::now() + TAKEN_WITHIN;
     let directory = std::sync::Arc::new(directory);
     while clock::now() < end {

@@ -15,14 +15,15 @@ use super::{
     output::Output,
     password,
     probe::{configure, given, read_files},
+    selection::{self, NamedAccounts},
     signals::Signals,
 };
 use crate::{
-    agent::families,
+    agent::{self, families},
     clock,
     config::{Place, Problems},
     net::Family,
-    plan::AddressChoice,
+    plan::{AddressChoice, Target},
     probe::{
         Cancel, Ids, Job, Prober, TargetContext,
         fill::{self, Fill, FillEnd, FillMessage, Filled, MessageSource},
@@ -35,9 +36,12 @@ use crate::{
 const WORTH_PROBING: u32 = 20;
 
 pub(super) async fn run(args: FillArgs, signals: Signals, output: &mut Output) -> u8 {
+    if args.config.is_some() || args.all {
+        return run_configured(&args, &signals, output).await;
+    }
     let code = match signals.unless_stopped(prepare(&args, output)).await {
         Some(Ok((target, prober, secret))) => {
-            fill(&args, &target, (prober, secret), signals.stopped.clone(), output).await
+            fill(&args, None, &target, (prober, secret), signals.stopped.clone(), output).await
         }
         Some(Err(problem)) => {
             output.errors(&problem);
@@ -52,9 +56,64 @@ pub(super) async fn run(args: FillArgs, signals: Signals, output: &mut Output) -
     signals.code().filter(|_| code != PASSED).unwrap_or(code)
 }
 
+/// Fills the mailboxes of accounts of a configuration, one after the other. What is wrong with one does not keep the others.
+async fn run_configured(args: &FillArgs, signals: &Signals, output: &mut Output) -> u8 {
+    let named = NamedAccounts {
+        file: args.config.as_deref(),
+        names: if args.all { None } else { Some(&args.names) },
+        credentials: args.credentials.as_deref(),
+    };
+    let prepared = selection::accounts(&named, Vec::new()).and_then(|config| output.start_log("warn").map(|()| config));
+    let config = match prepared {
+        Ok(config) => config,
+        Err(problem) => {
+            output.errors(&problem);
+            return USAGE;
+        }
+    };
+    let mut code = PASSED;
+    for target in config.targets {
+        let alias = target.accounts.first().map_or("", |account| account.alias.as_str());
+        let name = format!(
+            "{}/{}",
+            terminal::safe(&target.name, output.error_style),
+            terminal::safe(alias, output.error_style)
+        );
+        let prober = Prober::new(config.dns.clone());
+        let filled = match signals.unless_stopped(prepare_account(target)).await {
+            Some(Ok((target, secret))) => {
+                fill(args, Some(&name), &target, (prober, secret), signals.stopped.clone(), output).await
+            }
+            Some(Err(problem)) => {
+                output.error(&format!("{name}: {problem}"));
+                FAILED
+            }
+            None => FAILED,
+        };
+        code = code.max(filled);
+        if *signals.stopped.borrow() || output.is_closed() {
+            break;
+        }
+    }
+    signals.code().filter(|_| code != PASSED).unwrap_or(code)
+}
+
+async fn prepare_account(mut target: Target) -> Result<(TargetContext, Secret), String> {
+    fill::allow(&mut target);
+    let target = TargetContext::new(target).map_err(|error| error.to_string())?;
+    let account = target.target().accounts.first().ok_or("no account")?;
+    let secret = agent::load_password(&target, account).await.map_err(|error| error.to_string())?;
+    Ok((target, secret))
+}
+
 async fn prepare(args: &FillArgs, output: &mut Output) -> Result<(TargetContext, Prober, Secret), String> {
-    let (password, asks) = password::find(&args.target)?;
-    let config = configure(&args.target, given(&[("target.mailbox", &args.mailbox, "--mailbox")]), password)
+    let [server] = args.names.as_slice() else {
+        return Err("error: there are several words (not shown: one may be a password)\n\n  tip: one SERVER at a time: run it once \
+                    for each, or give --config; a user goes with --user NAME, a mailbox with --mailbox NAME"
+            .to_owned());
+    };
+    let (password, asks) = password::find(server, &args.target)?;
+    let config = configure(server, &args.target, given(&[("target.mailbox", &args.mailbox, "--mailbox")]), password)
         .map_err(|problems| in_own_name(problems).to_string())?;
     for warning in &config.warnings {
         output.warn(&warning.to_string());
@@ -91,8 +150,10 @@ fn in_own_name(mut problems: Problems) -> Problems {
     problems
 }
 
+/// `name` is that of an account of a configuration.
 async fn fill(
     args: &FillArgs,
+    name: Option<&str>,
     target: &TargetContext,
     (prober, secret): (Prober, Secret),
     stopped: Cancel,
@@ -128,14 +189,15 @@ async fn fill(
     if let Some(bar) = &source.bar {
         bar.finish_and_clear();
     }
-    conclude(args, mailbox, &filled, output)
+    conclude(args, (name, mailbox), &filled, output)
 }
 
 /// Prints the result, and returns the exit code.
-fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output) -> u8 {
+fn conclude(args: &FillArgs, (name, mailbox): (Option<&str>, &str), filled: &Filled, output: &mut Output) -> u8 {
     let style = output.error_style;
     let wanted = args.messages;
-    let shown = terminal::safe(mailbox, style);
+    let of = name.map(|name| format!("{name}: ")).unwrap_or_default();
+    let shown = of.clone() + &terminal::safe(mailbox, style);
     let there = filled.found.saturating_add(filled.added.into());
     let so_far = match there {
         0 => "nothing was added; the same command begins again".to_owned(),
@@ -143,7 +205,7 @@ fn conclude(args: &FillArgs, mailbox: &str, filled: &Filled, output: &mut Output
     };
     match filled.end {
         FillEnd::Complete { counted } => {
-            output.print(&summary(mailbox, counted, filled, output.style));
+            output.print(&(of + &summary(mailbox, counted, filled, output.style)));
             if wanted < WORTH_PROBING {
                 output.warn(&format!("a mailbox of fewer than {WORTH_PROBING} messages is too small to measure a server"));
             }

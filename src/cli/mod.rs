@@ -14,10 +14,12 @@ mod exit_code;
 mod output;
 mod password;
 mod probe;
+mod probe_many;
 mod progress;
 mod replay;
 mod run_reader;
 mod runtime;
+mod selection;
 mod show;
 mod signals;
 mod usage_error;
@@ -28,7 +30,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use self::{
     agent::places,
-    args::{BaselineCommand, CanaryCommand, Cli, CliCommand},
+    args::{BaselineCommand, CanaryCommand, Cli, CliCommand, ProbeArgs},
     exit_code::{FAILED, PASSED},
     output::Output,
     runtime::{Threads, in_runtime},
@@ -83,7 +85,19 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
             output.print(&String::from_utf8_lossy(&script));
             PASSED
         }
-        CliCommand::Check { config } => check::run(&config, &mut output),
+        CliCommand::Check { config, probe, credentials } => match check::run(&config, &mut output) {
+            PASSED if probe => one_shot(&roots, &mut output, async |signals, output| {
+                output.print("\n");
+                match ProbeArgs::all_of(&config, credentials.as_deref()) {
+                    Ok(args) => probe_many::run(args, signals, output).await,
+                    Err(error) => {
+                        output.error(&error.to_string());
+                        FAILED
+                    }
+                }
+            }),
+            code => code,
+        },
         CliCommand::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
             agent::run(&config, &roots, hung_up, output).await
         }),
@@ -92,7 +106,7 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
         }
         CliCommand::Demo => in_runtime(Threads::One, &mut output, demo::run),
         CliCommand::Probe(args) => {
-            one_shot(&roots, &mut output, async |signals, output| probe::run(*args, signals, output).await)
+            one_shot(&roots, &mut output, async |signals, output| probe_many::run(*args, signals, output).await)
         }
         CliCommand::Replay(args) => {
             one_shot(&roots, &mut output, async |signals, output| replay::run(args, signals, output).await)

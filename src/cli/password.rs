@@ -24,8 +24,8 @@ const VARIABLE: &str = "IMAPTRACE_PASSWORD";
 const LONGEST_LINE: usize = 4096;
 
 /// The source of the password without a flag and SERVER, and whether it is a placeholder for the prompt.
-pub(super) fn find(args: &TargetArgs) -> Result<(Option<SecretSource>, bool), String> {
-    let in_url = config::url::parse(&args.server).is_ok_and(|url| url.password.is_some());
+pub(super) fn find(server: &str, args: &TargetArgs) -> Result<(Option<SecretSource>, bool), String> {
+    let in_url = config::url::parse(server).is_ok_and(|url| url.password.is_some());
     if in_url && args.password_exact && !is_named(args) {
         return Err("error: --password-exact: it is about a file, a variable or a command, and the URL contains \
                     the password\n  help: give it with --password-file, --password-env or --password-command"
@@ -151,7 +151,7 @@ mod tests {
 
     fn args(flags: &[&str]) -> TargetArgs {
         let command = TargetArgs::augment_args(Command::new("imaptrace"));
-        let words = ["imaptrace", "imap.example.org", "--user", "probe"].iter().chain(flags);
+        let words = ["imaptrace", "--user", "probe"].iter().chain(flags);
         TargetArgs::from_arg_matches(&command.get_matches_from(words)).unwrap()
     }
 
@@ -160,7 +160,7 @@ mod tests {
         for flag in ["--password-file", "--password-env", "--password-command"] {
             let args = args(&[flag, "place"]);
             assert!(is_named(&args), "{flag}");
-            assert!(matches!(find(&args), Ok((None, false))), "{flag}");
+            assert!(matches!(find("imap.example.org", &args), Ok((None, false))), "{flag}");
         }
         assert!(!is_named(&args(&[])));
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use imaptrace_imap::Secret;
-use imaptrace_record::{ErrorType, Run, RunOutcome, StepName};
+use imaptrace_record::{ErrorType, Run, RunOutcome, StepName, escape};
 use tokio::{sync::watch, time::sleep_until};
 
 use super::{
@@ -41,8 +41,9 @@ use crate::{
 /// How long the end of a one-shot command waits for its export.
 const EXPORT: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(args: ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
-    match prepare(&args, &signals, output).await {
+/// Probes a server, or the one account of a configuration.
+pub(super) async fn run(args: ProbeArgs, configured: Option<Config>, signals: Signals, output: &mut Output) -> u8 {
+    match prepare(&args, configured, &signals, output).await {
         Ok(prepared) => prepared.run(&args, signals, output).await,
         Err(problem) if args.output == OutputFormat::Nagios => {
             unknown(problem.as_deref().unwrap_or("error: stopped before the first run"), output)
@@ -70,12 +71,24 @@ struct PreparedProbe {
 }
 
 /// The error is the problem as it is printed, or none after a signal.
-async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<PreparedProbe, Option<String>> {
+async fn prepare(
+    args: &ProbeArgs,
+    configured: Option<Config>,
+    signals: &Signals,
+    output: &mut Output,
+) -> Result<PreparedProbe, Option<String>> {
     let every = units::parse_duration(&args.every)
         .map_err(|error| format!("error: --every: {}", units::explain_duration(&args.every, error)))?;
     check_limits(args)?;
-    let (password, asks) = password::find(&args.target)?;
-    let mut config = configure(&args.target, flags(args), password).map_err(|problems| problems.to_string())?;
+    let is_configured = configured.is_some();
+    let (mut config, asks) = if let Some(config) = configured {
+        (config, false)
+    } else {
+        let server = args.names.first().map_or("", String::as_str);
+        let (password, asks) = password::find(server, &args.target)?;
+        let config = configure(server, &args.target, flags(args), password);
+        (config.map_err(|problems| problems.to_string())?, asks)
+    };
     if !args.metrics {
         // Series of a process that ends at once look like those of an agent that has died.
         config.otlp.metrics = None;
@@ -110,7 +123,7 @@ async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Re
     let prober = Arc::new(prober);
     let mut secret = None;
     if !asks {
-        secret = load(&prober, &context, parent.as_ref(), args.output, signals, output).await?;
+        secret = load(&prober, &context, parent.as_ref(), (args.output, is_configured), signals, output).await?;
     }
     let mut delivery = None;
     if config.otlp.traces.is_some() || config.otlp.metrics.is_some() {
@@ -121,20 +134,21 @@ async fn prepare(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Re
     if asks {
         signals.unless_stopped(password::ask(&mut target)).await.ok_or(None)??;
         context = read_files(target)?;
-        secret = load(&prober, &context, parent.as_ref(), args.output, signals, output).await?;
+        secret = load(&prober, &context, parent.as_ref(), (args.output, is_configured), signals, output).await?;
     }
     Ok(PreparedProbe { prober, steps, target: Arc::new(context), secret, config, delivery, every, parent })
 }
 
 /// The configuration of a command that logs in once; `password` is where it comes from without a flag.
 pub(super) fn configure(
+    server: &str,
     args: &TargetArgs,
     own_flags: Vec<Flag>,
     password: Option<SecretSource>,
 ) -> Result<Config, Problems> {
     let Sources { environment, not_utf8, .. } = environment();
     let flags = [target_flags(args), own_flags].concat();
-    config::probe(&Probe { server: args.server.clone(), flags, environment, not_utf8, password })
+    config::probe(&Probe { server: server.to_owned(), flags, environment, not_utf8, password })
 }
 
 /// The target with the files that its TLS options name.
@@ -147,7 +161,7 @@ async fn load(
     prober: &Prober,
     target: &TargetContext,
     parent: Option<&RemoteParent>,
-    format: OutputFormat,
+    (format, is_configured): (OutputFormat, bool),
     signals: &Signals,
     output: &mut Output,
 ) -> Result<Option<Secret>, Option<String>> {
@@ -158,7 +172,11 @@ async fn load(
         Err(error) => error,
     };
     drop(progress);
-    let problem = password::problem(&error, &account.password);
+    let problem = if is_configured {
+        format!("error: {}/{}: {error}", escape(&target.target().name), escape(&account.alias))
+    } else {
+        password::problem(&error, &account.password)
+    };
     if format == OutputFormat::Json {
         let family = families(target.target()).first().copied().unwrap_or(Family::Any);
         let (_keep, cancel) = watch::channel(false);
@@ -303,7 +321,7 @@ fn show(run: &Run, format: OutputFormat, several: bool, shown: &mut Option<Faile
 /// The step that failed a run, and its error type.
 type FailedStep = (Option<StepName>, ErrorType);
 
-fn print_json(run: &Run, output: &mut Output) {
+pub(super) fn print_json(run: &Run, output: &mut Output) {
     match terminal::json(run) {
         Ok(line) => output.print(&line),
         Err(error) => output.error(&format!("a run cannot be written as JSON: {error}")),
@@ -367,7 +385,7 @@ async fn wait(planned: Instant, stopped: &Cancel) -> bool {
 }
 
 /// The flags of `probe` alone that set a key of the configuration.
-fn flags(args: &ProbeArgs) -> Vec<Flag> {
+pub(super) fn flags(args: &ProbeArgs) -> Vec<Flag> {
     let examine = args.examine.then(|| "examine".to_owned());
     let cold = args.cold.then(|| "true".to_owned());
     given(&[

@@ -109,7 +109,6 @@ fn tip(error: &clap::Error, command: &str) -> Option<String> {
         // No command has such a character, and the name of every server has.
         (ContextKind::InvalidSubcommand, _) if word.contains(['.', ':', '/', '@']) => Some("imaptrace probe SERVER"),
         (ContextKind::InvalidSubcommand, _) => None,
-        (_, "probe" | "canary") if !is_option => Some(ONE_SERVER),
         (_, "probe") => known(FOR_PROBE).or_else(|| known(FOR_LOGIN)),
         (_, "canary") => known(FOR_FILL).or_else(|| known(FOR_LOGIN)),
         (_, "show") => known(FOR_SHOW),
@@ -121,9 +120,6 @@ fn tip(error: &clap::Error, command: &str) -> Option<String> {
 
 /// Options of other programs, and what to write instead.
 type Tips = &'static [(&'static [&'static str], &'static str)];
-
-const ONE_SERVER: &str = "one SERVER at a time: run it once for each, or have the agent probe them all; a user goes with \
-                          --user NAME, a mailbox with --mailbox NAME";
 
 /// The options of curl, openssl, plug-ins and mail clients for what all commands that log in have.
 const FOR_LOGIN: Tips = &[
@@ -146,7 +142,6 @@ const FOR_LOGIN: Tips = &[
     (&["-4", "--ipv4"], "--address v4"),
     (&["-6", "--ipv6"], "--address v6"),
     (&["--folder", "--mbox", "-m"], "--mailbox NAME"),
-    (&["--config"], "--config is for agent and check: here, give command-line options"),
 ];
 
 const FOR_PROBE: Tips = &[
@@ -198,8 +193,6 @@ mod tests {
             (&["probe", "host", "-n5"], "--newest N"),
             (&["probe", "host", "--starttls"], "--security starttls"),
             (&["probe", "-H", "host"], "SERVER is an argument"),
-            (&["probe", "one", "two"], "one SERVER at a time"),
-            (&["canary", "fill", "one", "two"], "one SERVER at a time"),
             (&["canary", "fill", "one", "-n", "5"], "--messages N"),
             (&["canary", "fill", "one", "--port", "5"], "imaps://HOST:PORT"),
             (&["check", "imaptrace.toml"], "--config FILE"),

@@ -86,10 +86,11 @@ fn a_running_agent_takes_the_present_of_the_named_account_as_usual_and_the_next_
         let config = config(state.path(), server.address);
         fs::write(&file, whole(&config)).unwrap();
         let output = accept(&file, "mail").await;
-        let left = "no agent is running: the next one takes the present of mail as usual when it starts\n";
-        assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(0), left, ""));
         let names = requests(state.path());
         let [request] = &names[..] else { panic!("{names:?}") };
+        let left = "no agent is running: the next one takes the present of mail as usual when it starts; remove ";
+        let left = format!("{left}{} to withdraw it\n", state.path().join(request).display());
+        assert_eq!((output.code, &output.stdout, output.stderr.as_str()), (Some(0), &left, ""));
         let mode = fs::metadata(state.path().join(request)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode, values(state.path())), (0o600, before.clone()));
 

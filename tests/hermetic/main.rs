@@ -36,6 +36,7 @@ mod names;
 mod on_a_terminal;
 mod otlp;
 mod overload;
+mod probe_many;
 mod protocol;
 mod proxies;
 mod receivers;

@@ -53,7 +53,7 @@ async fn what_other_programs_call_otherwise_gets_one_tip_that_helps() {
         (&["probe", "host", "--port", "143"], "tip: the port is part of SERVER: imaps://HOST:PORT"),
         (&["probe", "host", "-n", "5"], "tip: --newest N for the number of messages, --count N for the number of runs"),
         (&["probe", "host", "--starttls"], "tip: --security starttls"),
-        (&["probe", "one.example", "planted.example"], "tip: one SERVER at a time"),
+        (&["canary", "fill", "one.example", "planted.example"], "tip: one SERVER at a time"),
         (&["canary", "fill", "one.example", "canary.example"], "tip: one SERVER at a time"),
         (&["check", "imaptrace.toml"], "tip: the file goes with --config FILE"),
         (&["mail.example.org"], "tip: imaptrace probe SERVER"),

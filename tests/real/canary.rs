@@ -94,3 +94,43 @@ async fn a_full_account_says_so_and_a_larger_quota_lets_the_same_command_go_on()
     let fewer = fill(&server, EMPTY, &["--messages", "40"]).await;
     assert_eq!(fewer.stdout, "INBOX holds 40 canary messages already; nothing was added\n", "{fewer:?}");
 }
+
+#[tokio::test]
+async fn the_accounts_of_a_configuration_are_filled_and_probed_by_its_own_words() {
+    let server = Dovecot::start(&Options::default());
+    let config = format!(
+        "[defaults]\nca_file = {:?}\n[[groups]]\nname = \"fleet\"\ntargets = [\"localhost:{}\"]\naddress = \"v4\"\nuser = \"{}\"\n\
+         password = {{ credential = \"canary\" }}\nmailbox = \"Canary/{{account}}\"\n\
+         [[groups.accounts]]\nname = \"vol{{1..2}}\"\nlabels = {{ volume = \"{{account}}\" }}\n\
+         [[groups.accounts]]\nname = \"nobody\"\nuser = \"nobody\"\n",
+        server.ca.display().to_string(),
+        server.tls,
+        EMPTY.0
+    );
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("imaptrace.toml"), config).unwrap();
+    std::fs::write(place.path().join("canary"), EMPTY.1).unwrap();
+    let file = place.path().join("imaptrace.toml").display().to_string();
+    let own = ["--config", &file, "--credentials", place.path().to_str().unwrap()];
+    let command = ["canary", "fill", "--all", "--create", "--messages", "25"];
+    let filled = Program::new([&command[..], &own].concat()).run().await;
+    // One of them cannot log in, which keeps none of the others.
+    assert_eq!(filled.code, Some(1), "{filled:?}");
+    let name = format!("localhost:{}", server.tls);
+    for volume in ["vol1", "vol2"] {
+        let start = format!("{name}/{volume}: Canary/{volume} holds 25 canary messages: 25 added, ");
+        assert!(filled.stdout.contains(&start), "{filled:?}");
+    }
+    assert!(filled.stderr.contains("LOGIN failed") || filled.stderr.contains("AUTHENTICATE failed"), "{filled:?}");
+
+    let one = format!("{name}/vol2");
+    let probed = Program::new([&["probe", &one, "--output", "json"], &own[..]].concat()).run().await;
+    let run: imaptrace_record::Run = serde_json::from_str(&probed.stdout).unwrap();
+    assert_eq!(
+        (probed.code, run.account.as_str(), run.labels["volume"].as_str()),
+        (Some(0), "vol2", "vol2"),
+        "{probed:?}"
+    );
+    let select = run.steps.iter().find(|step| step.name == "SELECT").unwrap();
+    assert_eq!((select.mailbox.as_deref(), select.mailbox_messages), (Some("Canary/vol2"), Some(25)));
+}

@@ -45,13 +45,15 @@ pub(super) async fn run(args: ShowArgs, signals: Signals, output: &mut Output) -
     let Opened { request, problems } = opened;
     let asked_by_id = !request.filter.trace_ids.is_empty();
     let compares = request.compares;
+    // Of a state directory without files there is no source.
+    let is_kept = request.sources.iter().flatten().all(|source| matches!(source, RunSource::Kept(_)));
     let (sender, mut items) = mpsc::channel(AHEAD);
     if let Err(error) = run_reader::on_thread(move || select(&request, sender)) {
         output.error(&format!("cannot start the thread that reads: {error}"));
         return FAILED;
     }
     let mut progress = output.progress_width.map(|width| ProgressLine::of(width, "reading"));
-    let mut show = Show { format: args.output, compares, shown: 0, pair: [None, None], unreadable: 0, output };
+    let mut show = Show { format: args.output, compares, is_kept, shown: 0, pair: [None, None], unreadable: 0, output };
     for problem in problems {
         show.unreadable(&problem);
     }
@@ -154,6 +156,8 @@ fn sources(path: PathBuf, problems: &mut Vec<String>) -> Result<Vec<RunSource>, 
 struct Show<'a> {
     format: ShowFormat,
     compares: bool,
+    /// All runs are those of state directories.
+    is_kept: bool,
     shown: u64,
     pair: [Option<SelectedRun>; 2],
     unreadable: u64,
@@ -242,7 +246,11 @@ impl Show<'_> {
         let LeftOut { runs, files, bytes, is_large } = left_out;
         let plural = |number: u64| if number == 1 { "" } else { "s" };
         if self.shown == 0 {
-            self.output.errors("no run is kept here that matches: what is delivered is deleted");
+            self.output.errors(if self.is_kept {
+                "no run is kept here that matches: what is delivered is deleted"
+            } else {
+                "there is no run that matches"
+            });
             return if asked_by_id { FAILED } else { PASSED };
         }
         let mut words = Vec::new();
