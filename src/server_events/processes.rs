@@ -177,7 +177,9 @@ impl ProcessSeries<'_> {
         let begin = (!self.is_new).then_some(*first);
         let used = between(begin, last);
         let over = last.at.epoch_micros().saturating_sub(first.at.epoch_micros());
-        Some(Used { over: Seconds::from_micros(u64::try_from(over).unwrap_or_default()), ..used }.within_time())
+        let used = Used { over: Seconds::from_micros(u64::try_from(over).unwrap_or_default()), ..used };
+        // A new process has used all of it in the run, also before its first sample.
+        if self.is_new { Some(used) } else { (over > 0).then(|| used.within_time()) }
     }
 
     /// What the counters were at a time: those of the sample that is nearest, if it is near. Where they are the same before and

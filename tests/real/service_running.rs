@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use imaptrace_record::{Run, ServerProcessName};
+use imaptrace_record::{Run, Seconds, ServerProcessName};
 
 use super::server_events::{EVENTS, SECRET, exporter_of};
 use crate::support::{dovecot::USER1, program::wait_until, systemd::Systemd};
@@ -22,7 +22,7 @@ fn start_dovecot(systemd: &Systemd) {
     systemd.output(&["chown", "root:adm", LOG]);
     systemd.output(&["chmod", "640", LOG]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/dovecot.sh");
-    let variables = ["env", "DOVECOT_MESSAGES=30", "DOVECOT_EXTRA=/srv/settings.conf"];
+    let variables = ["env", "DOVECOT_MESSAGES=2000", "DOVECOT_EXTRA=/srv/settings.conf"];
     systemd.output(&[&variables[..], &[script, "start", DOVECOT, "143", "993"]].concat());
 }
 
@@ -33,7 +33,7 @@ fn configure(systemd: &Systemd) {
          [server_events]\nlisten = \"127.0.0.1:{PORT}\"\nwait = \"2s\"\nproc = true\nusers = [\"user*\"]\nmail_log = \"{LOG}\"\n\
          [[server_events.senders]]\nname = \"dovecot\"\nsecret = {{ credential = \"events\" }}\ntargets = [\"*\"]\n\
          [[targets]]\nname = \"mail01\"\nurl = \"imap://127.0.0.1:143\"\nsecurity = \"none\"\nuser = \"{}\"\n\
-         password = {{ credential = \"mail01\" }}\ninterval = \"1s\"\ntimeout = \"900ms\"\n",
+         password = {{ credential = \"mail01\" }}\ninterval = \"1s\"\ntimeout = \"900ms\"\nnewest = 2000\n",
         USER1.0
     );
     systemd.write("/etc/imaptrace/imaptrace.toml", &config);
@@ -50,14 +50,15 @@ fn kept(systemd: &Systemd) -> Vec<Run> {
     String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Runs of which the server has reported, and of these those with what its imap process used in a step.
+/// Runs of which the server has reported, and of these those with what its imap process used.
 fn reported(systemd: &Systemd) -> (Vec<Run>, usize) {
     let runs: Vec<_> = kept(systemd).into_iter().filter(|run| run.server_events.is_some()).collect();
-    let is_imap_of_step = |run: &&Run| {
+    // Their FETCH takes longer than the time between two samples.
+    let has_imap = |run: &&Run| {
         let mut processes = run.server_events.iter().flat_map(|server| &server.processes);
-        processes.any(|process| process.process == ServerProcessName::Imap && process.span_id.is_some())
+        processes.any(|process| process.process == ServerProcessName::Imap && process.sampled_s > Seconds::ZERO)
     };
-    let accounted = runs.iter().filter(is_imap_of_step).count();
+    let accounted = runs.iter().filter(has_imap).count();
     (runs, accounted)
 }
 

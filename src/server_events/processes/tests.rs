@@ -64,10 +64,26 @@ fn a_step_between_two_samples_has_no_figures_and_a_wait_from_before_is_not_all_o
 }
 
 #[test]
+fn a_new_process_has_used_all_in_the_run_and_of_an_older_one_two_samples_tell() {
+    let login = |at| sample(ServerProcessName::ImapLogin, 2, at, 0, 0);
+    let of_imap = |samples: &[ProcessSample]| {
+        let processes = accounted(&[&[login(-50_000), login(60_000)], samples].concat());
+        processes.into_iter().find(|process| process.process == ServerProcessName::Imap && process.span_id.is_none())
+    };
+    let new = of_imap(&[imap(20_000, 1_500, 700)]).unwrap();
+    assert_eq!((new.cpu_s.as_micros(), new.run_queue_s.as_micros()), (1_500, 700));
+    assert_eq!(accounted(&[imap(20_000, 90_000, 0)]), []);
+}
+
+#[test]
 fn the_processes_of_more_hosts_than_a_run_may_have_are_left_out() {
     let mut run = run();
     for host in 0..20 {
-        add_processes_of_host(&mut run, &ServerText::new(format!("mail{host}").as_bytes(), 64), &[imap(0, 1, 1)]);
+        add_processes_of_host(
+            &mut run,
+            &ServerText::new(format!("mail{host}").as_bytes(), 64),
+            &[imap(0, 1, 1), imap(10_000, 2, 2)],
+        );
     }
     assert_eq!(run.server_events.unwrap().hosts.len(), ServerEvents::MAX_HOSTS);
 }
