@@ -16,7 +16,7 @@ check: ## formatting, lints, documentation, licences, scripts
 test: ## check, then all tests, real Dovecot, Collector, Jaeger and Prometheus among them
 	@scripts/test.sh
 
-test-causes: ## all causes of slowness, injected into a real Dovecot (CAUSES="dns loss", CAUSES_DIR); needs root, takes 25 minutes
+test-causes: ## all causes of slowness, injected into a real Dovecot (CAUSES="dns loss", CAUSES_DIR); needs root, takes 20 minutes
 	@scripts/test-causes.sh
 
 bench-accounting: ## what the sampling of a mail server's processes costs
