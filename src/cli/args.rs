@@ -123,7 +123,7 @@ pub(super) struct TargetArgs {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags that are given or not")]
 pub(super) struct ProbeArgs {
-    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST; with --config the target, with all its accounts, or one account
+    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST; with --config: TARGET (all its accounts) or TARGET/ACCOUNT
     #[arg(value_name = "SERVER", required_unless_present = "all")]
     pub(super) names: Vec<String>,
 
@@ -131,13 +131,13 @@ pub(super) struct ProbeArgs {
     pub(super) target: TargetArgs,
 
     /// The configuration file of an agent: its targets in place of a SERVER, with their passwords, roots and mailboxes
-    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_LOGIN, conflicts_with_all = OF_A_JOURNEY, help_heading = "Configuration")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = LOGIN_OPTIONS, conflicts_with_all = JOURNEY_OPTIONS, help_heading = "Configuration")]
     pub(super) config: Option<PathBuf>,
     /// All accounts of the configuration [default file: /etc/imaptrace/imaptrace.toml]
-    #[arg(long, conflicts_with = "names", conflicts_with_all = OF_A_LOGIN, conflicts_with_all = OF_A_JOURNEY, help_heading = "Configuration")]
+    #[arg(long, conflicts_with = "names", conflicts_with_all = LOGIN_OPTIONS, conflicts_with_all = JOURNEY_OPTIONS, help_heading = "Configuration")]
     pub(super) all: bool,
     /// Directory with the service's credentials [default: $CREDENTIALS_DIRECTORY, else that of imaptrace.service]
-    #[arg(long, value_name = "DIR", conflicts_with_all = OF_A_LOGIN, conflicts_with_all = OF_A_JOURNEY, help_heading = "Configuration")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = LOGIN_OPTIONS, conflicts_with_all = JOURNEY_OPTIONS, help_heading = "Configuration")]
     pub(super) credentials: Option<PathBuf>,
 
     /// Mailbox to open [default: INBOX]
@@ -190,7 +190,7 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     pub(super) color: ColorChoice,
 
-    /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export]
+    /// OpenTelemetry receiver, such as http://localhost:4317 [default: $OTEL_EXPORTER_OTLP_ENDPOINT, else no export; with --config no export]
     #[arg(long, value_name = "URL", help_heading = "Telemetry")]
     pub(super) otlp_endpoint: Option<String>,
     /// OTLP protocol [default: grpc for port 4317, else http/protobuf]
@@ -284,7 +284,7 @@ pub(super) enum CanaryCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct FillArgs {
-    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST; with --config the target, with all its accounts, or one account
+    /// imaps://HOST[:PORT][/MAILBOX], imap://… (STARTTLS), or HOST; with --config: TARGET (all its accounts) or TARGET/ACCOUNT
     #[arg(value_name = "SERVER", required_unless_present = "all")]
     pub(super) names: Vec<String>,
 
@@ -292,13 +292,13 @@ pub(super) struct FillArgs {
     pub(super) target: TargetArgs,
 
     /// The configuration file of an agent: its accounts in place of a SERVER, filled one after the other
-    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_LOGIN, conflicts_with = "mailbox", help_heading = "Configuration")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = LOGIN_OPTIONS, conflicts_with = "mailbox", help_heading = "Configuration")]
     pub(super) config: Option<PathBuf>,
     /// All accounts of the configuration [default file: /etc/imaptrace/imaptrace.toml]
-    #[arg(long, conflicts_with_all = OF_A_LOGIN, conflicts_with = "names", help_heading = "Configuration")]
+    #[arg(long, conflicts_with_all = LOGIN_OPTIONS, conflicts_with = "names", help_heading = "Configuration")]
     pub(super) all: bool,
     /// Directory with the service's credentials [default: $CREDENTIALS_DIRECTORY, else that of imaptrace.service]
-    #[arg(long, value_name = "DIR", conflicts_with_all = OF_A_LOGIN, help_heading = "Configuration")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = LOGIN_OPTIONS, help_heading = "Configuration")]
     pub(super) credentials: Option<PathBuf>,
 
     /// Messages that the mailbox is to hold, at most 1000000; about 25 kB each
@@ -338,7 +338,7 @@ pub(super) enum ShowFormat {
 }
 
 /// The options of [`TargetArgs`], for which a configuration has keys.
-const OF_A_LOGIN: [&str; 15] = [
+const LOGIN_OPTIONS: [&str; 15] = [
     "user",
     "master_user",
     "password_file",
@@ -355,8 +355,8 @@ const OF_A_LOGIN: [&str; 15] = [
     "no_alpn",
     "address",
 ];
-/// The same of a journey.
-const OF_A_JOURNEY: [&str; 9] =
+/// The options of a journey, for which it has keys, too.
+const JOURNEY_OPTIONS: [&str; 9] =
     ["mailbox", "examine", "newest", "window", "cold", "journey", "tag", "propagate", "timeout"];
 
 /// The values of an option, and their meanings.

@@ -120,7 +120,7 @@ async fn submit(request: &AcceptRequest, path: &Path) -> io::Result<Outcome> {
     while clock::now() < end {
         tokio::time::sleep(EVERY).await;
         let (looked, name) = (directory.clone(), name.clone());
-        // A look that takes too long shows nothing: the request was left.
+        // After a timeout the state is unknown: the request counts as not taken.
         let looked = blocking::with_path(path, end, move |_| looked.entry(&name)).await;
         if let Ok(entry) = looked
             && entry?.is_none()

@@ -1,4 +1,4 @@
-//! `imaptrace canary fill`: fills a mailbox with synthetic messages, or continues an earlier fill.
+//! `imaptrace canary fill`: fills a mailbox with synthetic messages, or continues an earlier fill; or those of several accounts.
 //!
 //! `synthetic_mail` makes the messages and `probe::fill` stores them; this file connects them and shows the progress: a bar on
 //! a terminal, else a line for each tenth. Called by the command line.
@@ -39,6 +39,12 @@ pub(super) async fn run(args: FillArgs, signals: Signals, output: &mut Output) -
     if args.config.is_some() || args.all {
         return run_configured(&args, &signals, output).await;
     }
+    if args.credentials.is_some() {
+        output.errors(
+            "error: --credentials: it is for the passwords of a configuration\n  help: add --config FILE, or remove it",
+        );
+        return USAGE;
+    }
     let code = match signals.unless_stopped(prepare(&args, output)).await {
         Some(Ok((target, prober, secret))) => {
             fill(&args, None, &target, (prober, secret), signals.stopped.clone(), output).await
@@ -56,7 +62,7 @@ pub(super) async fn run(args: FillArgs, signals: Signals, output: &mut Output) -
     signals.code().filter(|_| code != PASSED).unwrap_or(code)
 }
 
-/// Fills the mailboxes of accounts of a configuration, one after the other. What is wrong with one does not keep the others.
+/// Fills the mailboxes of accounts of a configuration, one after the other. An account that fails does not stop the rest.
 async fn run_configured(args: &FillArgs, signals: &Signals, output: &mut Output) -> u8 {
     let named = NamedAccounts {
         file: args.config.as_deref(),
@@ -150,7 +156,7 @@ fn in_own_name(mut problems: Problems) -> Problems {
     problems
 }
 
-/// `name` is that of an account of a configuration.
+/// `name` is TARGET/ACCOUNT for an account of a configuration.
 async fn fill(
     args: &FillArgs,
     name: Option<&str>,

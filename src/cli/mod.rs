@@ -24,14 +24,15 @@ mod show;
 mod signals;
 mod usage_error;
 
-use std::{fs::File, process::ExitCode, sync::atomic::AtomicBool, time::Duration};
+use std::{fs::File, path::Path, process::ExitCode, sync::atomic::AtomicBool, time::Duration};
 
 use clap::{CommandFactory as _, Parser as _};
+use imaptrace_record::escape;
 
 use self::{
     agent::places,
     args::{BaselineCommand, CanaryCommand, Cli, CliCommand, ProbeArgs},
-    exit_code::{FAILED, PASSED},
+    exit_code::{FAILED, PASSED, USAGE},
     output::Output,
     runtime::{Threads, in_runtime},
     signals::Signals,
@@ -84,6 +85,13 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
             clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut script);
             output.print(&String::from_utf8_lossy(&script));
             PASSED
+        }
+        CliCommand::Check { config, probe: true, .. } if config == Path::new("-") || config.starts_with("/dev") => {
+            let shown = escape(&config.display().to_string());
+            output.errors(&format!(
+                "error: --probe: {shown} is standard input or a pipe, and the configuration is read twice\n  help: write it to a file, or check it without --probe"
+            ));
+            USAGE
         }
         CliCommand::Check { config, probe, credentials } => match check::run(&config, &mut output) {
             PASSED if probe => one_shot(&roots, &mut output, async |signals, output| {

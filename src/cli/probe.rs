@@ -1,5 +1,7 @@
 //! `imaptrace probe`: runs now, and prints the results on standard output.
 //!
+//! Of one account; `probe_many` calls it, and probes several itself.
+//!
 //! Everything that prevents a run is wrong usage, including a secret that cannot be read; what a run finds is a result.
 
 use std::{

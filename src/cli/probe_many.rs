@@ -1,5 +1,6 @@
 //! `probe` of several accounts at once: those of an agent's configuration, or several servers. Each is probed once, within
-//! `[limits]`, and gets a line as it ends. A single one is left to `probe`. Called by `cli`.
+//! `[limits]`, and gets a line as it ends. A single one is left to `probe`. Exports nothing, and draws no
+//! waterfall. Called by `cli`.
 
 use std::{
     collections::HashMap,
@@ -33,8 +34,8 @@ use crate::{
     terminal,
 };
 
-/// What the arguments stand for.
-enum Probed {
+/// What the arguments select.
+enum ProbeSelection {
     /// One server, by its flags.
     Server,
     /// One account of a configuration, which has no other.
@@ -45,9 +46,9 @@ enum Probed {
 
 pub(super) async fn run(args: ProbeArgs, signals: Signals, output: &mut Output) -> u8 {
     match probe_several(&args, &signals, output).await {
-        Ok(Probed::Server) => Box::pin(probe::run(args, None, signals, output)).await,
-        Ok(Probed::Account(config)) => Box::pin(probe::run(args, Some(*config), signals, output)).await,
-        Ok(Probed::Ended(code)) => code,
+        Ok(ProbeSelection::Server) => Box::pin(probe::run(args, None, signals, output)).await,
+        Ok(ProbeSelection::Account(config)) => Box::pin(probe::run(args, Some(*config), signals, output)).await,
+        Ok(ProbeSelection::Ended(code)) => code,
         Err(problem) if args.output == OutputFormat::Nagios => unknown(&problem, output),
         Err(problem) => {
             output.errors(&problem);
@@ -57,7 +58,7 @@ pub(super) async fn run(args: ProbeArgs, signals: Signals, output: &mut Output) 
 }
 
 /// Probes several accounts, if there are several. An error is wrong usage.
-async fn probe_several(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<Probed, String> {
+async fn probe_several(args: &ProbeArgs, signals: &Signals, output: &mut Output) -> Result<ProbeSelection, String> {
     let is_configured = args.config.is_some() || args.all;
     if let Some(credentials) = args.credentials.as_ref().filter(|_| !is_configured) {
         let path = credentials.display();
@@ -66,11 +67,11 @@ async fn probe_several(args: &ProbeArgs, signals: &Signals, output: &mut Output)
         ));
     }
     if !is_configured && args.names.len() == 1 {
-        return Ok(Probed::Server);
+        return Ok(ProbeSelection::Server);
     }
     let config = if is_configured { configured(args)? } else { servers(args)? };
     if config.targets.len() == 1 {
-        return Ok(Probed::Account(Box::new(config)));
+        return Ok(ProbeSelection::Account(Box::new(config)));
     }
     if let Some(flag) = of_one_account(args) {
         return Err(format!(
@@ -79,7 +80,7 @@ async fn probe_several(args: &ProbeArgs, signals: &Signals, output: &mut Output)
         ));
     }
     output.start_log("warn,imaptrace::delivery=off,imaptrace::probe=off")?;
-    Ok(Probed::Ended(probe_all(config, args.output, signals, output).await?))
+    Ok(ProbeSelection::Ended(probe_all(config, args.output, signals, output).await?))
 }
 
 /// A flag that has no meaning for several accounts.
@@ -112,7 +113,7 @@ fn configured(args: &ProbeArgs) -> Result<Config, String> {
 /// The configuration of several servers, which share all flags.
 fn servers(args: &ProbeArgs) -> Result<Config, String> {
     let mut all: Option<Config> = None;
-    // Who gives a password as a word of its own does not want it looked up.
+    // A word without a dot may be a mistyped password: it is never sent to a name server.
     if args.names.iter().any(|name| !name.contains(['.', ':']) && name != "localhost") {
         return Err("error: SERVER: one of several (not shown: it may be a password) is neither a URL nor a name with a dot\n  \
                     help: a user goes with --user NAME, a mailbox with --mailbox NAME, a password with --password-file FILE"
@@ -140,7 +141,7 @@ fn servers(args: &ProbeArgs) -> Result<Config, String> {
 async fn probe_all(config: Config, format: OutputFormat, signals: &Signals, output: &mut Output) -> Result<u8, String> {
     let mut contexts: HashMap<String, TargetContext> = HashMap::new();
     let (sender, mut ended) = mpsc::unbounded_channel::<Run>();
-    let (prober, gate) = (Arc::new(Prober::new(config.dns.clone())), Arc::new(Gate::new(&config.limits)));
+    let (prober, limiter) = (Arc::new(Prober::new(config.dns.clone())), Arc::new(RunLimiter::new(&config.limits)));
     let mut tasks = JoinSet::new();
     let mut due = 0;
     for target in config.targets {
@@ -155,8 +156,9 @@ async fn probe_all(config: Config, format: OutputFormat, signals: &Signals, outp
             own
         };
         due += families(context.target()).len();
-        let (prober, gate, cancel, sender) = (prober.clone(), gate.clone(), signals.stopped.clone(), sender.clone());
-        tasks.spawn(async move { probe_one(&context, &prober, &gate, cancel, |run| drop(sender.send(run))).await });
+        let (prober, limiter, cancel, sender) =
+            (prober.clone(), limiter.clone(), signals.stopped.clone(), sender.clone());
+        tasks.spawn(async move { probe_one(&context, &prober, &limiter, cancel, |run| drop(sender.send(run))).await });
     }
     drop(sender);
     let mut counts = [0_usize; 3];
@@ -193,13 +195,19 @@ async fn probe_all(config: Config, format: OutputFormat, signals: &Signals, outp
 }
 
 /// Probes the first account of a target over each of its address families.
-async fn probe_one(context: &TargetContext, prober: &Prober, gate: &Gate, cancel: Cancel, ended: impl Fn(Run)) {
+async fn probe_one(
+    context: &TargetContext,
+    prober: &Prober,
+    limiter: &RunLimiter,
+    cancel: Cancel,
+    ended: impl Fn(Run),
+) {
     for family in families(context.target()) {
         let mut stopped = cancel.clone();
         let permits = tokio::select! {
             biased;
             Ok(_) = stopped.wait_for(|stopped| *stopped) => return,
-            permits = gate.enter(context.target()) => permits,
+            permits = limiter.acquire(context.target()) => permits,
         };
         let run = once(prober, context, *family, None, (None, cancel.clone()), None).await;
         drop(permits);
@@ -208,29 +216,29 @@ async fn probe_one(context: &TargetContext, prober: &Prober, gate: &Gate, cancel
     }
 }
 
-/// `[limits]`: how many runs are in flight, and how often one logs in.
-struct Gate {
+/// Enforces `[limits]`: runs in flight, and logins per second of a server.
+struct RunLimiter {
     limits: RunLimits,
     all: Arc<Semaphore>,
-    servers: Mutex<HashMap<String, GateOfServer>>,
+    servers: Mutex<HashMap<String, ServerLimiter>>,
 }
 
-struct GateOfServer {
+struct ServerLimiter {
     in_flight: Arc<Semaphore>,
     /// When the next run may log in.
     next: Option<Instant>,
 }
 
-impl Gate {
+impl RunLimiter {
     fn new(limits: &RunLimits) -> Self {
         Self { limits: *limits, all: Arc::new(Semaphore::new(limits.in_flight)), servers: Mutex::default() }
     }
 
     /// Waits until a run of this target may begin. Its place is free again when the permits are dropped.
-    async fn enter(&self, target: &Target) -> [Option<OwnedSemaphorePermit>; 2] {
+    async fn acquire(&self, target: &Target) -> [Option<OwnedSemaphorePermit>; 2] {
         let of_server = self.of_server(target).await;
         let all = self.all.clone().acquire_owned().await.ok();
-        sleep_until(self.turn(target).into()).await;
+        sleep_until(self.reserve_login(target).into()).await;
         [of_server, all]
     }
 
@@ -240,20 +248,20 @@ impl Gate {
     }
 
     /// When the next run of a server may begin, by its logins a second.
-    fn turn(&self, target: &Target) -> Instant {
+    fn reserve_login(&self, target: &Target) -> Instant {
         let now = clock::now();
         let Some(rate) = self.limits.logins_per_second_per_server else { return now };
         let pause = Duration::from_secs(1) / rate.get();
         self.with_server(target, |server| {
-            let turn = server.next.map_or(now, |next| next.max(now));
-            server.next = Some(turn + pause);
-            turn
+            let begin = server.next.map_or(now, |next| next.max(now));
+            server.next = Some(begin + pause);
+            begin
         })
     }
 
-    fn with_server<T>(&self, target: &Target, of: impl FnOnce(&mut GateOfServer) -> T) -> T {
+    fn with_server<T>(&self, target: &Target, of: impl FnOnce(&mut ServerLimiter) -> T) -> T {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = servers.entry(target.endpoint.to_string()).or_insert_with(|| GateOfServer {
+        let server = servers.entry(target.endpoint.to_string()).or_insert_with(|| ServerLimiter {
             in_flight: Arc::new(Semaphore::new(self.limits.in_flight_per_server)),
             next: None,
         });

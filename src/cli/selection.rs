@@ -1,4 +1,5 @@
-//! Targets and accounts of a configuration by the names of the command line, and their passwords outside the service. Called by
+//! Targets and accounts of a configuration by the names of the command line, and the places of their passwords outside the service. It reads no password
+//! and probes nothing. Called by
 //! `probe_many`, `canary` and `baseline`.
 
 use std::{

@@ -295,7 +295,7 @@ fn write_journey(out: &mut String, begin: &str, journey: &Journey) -> fmt::Resul
     )
 }
 
-/// What an account has of its own.
+/// Options in which an account differs from its target.
 fn write_own(out: &mut String, target: &Target, own: &AccountOptions) -> fmt::Result {
     if own.labels != target.labels {
         write_labels(out, "    labels    ", &own.labels)?;

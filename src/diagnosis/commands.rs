@@ -116,7 +116,7 @@ fn claim_unreported(ledger: &mut Ledger<'_>, parts: &Parts) {
     for (at, running) in &parts.unreported {
         let name = ledger.entries[*at].name().to_owned();
         ledger.claim_weak(*at, Cause::Server, *running, |seconds| {
-            format!("{name}: {} in the command, and no event of it came: disk, lock or CPU", time(seconds))
+            format!("{name}: {} in the command, and the server sent no event for it: disk, lock or CPU", time(seconds))
         });
     }
 }
@@ -259,7 +259,7 @@ fn claim_gaps(ledger: &mut Ledger<'_>, server: &ServerSide<'_>, parts: &Parts, l
         };
         if own.is_none() && !(is_alike && parts.gaps > 0.0) {
             ledger.claim_weak(at, Cause::Server, f64::MAX, |seconds| {
-                format!("{}, and no event of it came", text(seconds))
+                format!("{}, and the server sent no event for it", text(seconds))
             });
         } else if of_login_process && has_tls(ledger) {
             ledger.claim(at, Cause::Tls, f64::MAX, |seconds| {

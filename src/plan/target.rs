@@ -148,7 +148,7 @@ pub struct Account {
     pub master_user: Option<UserName>,
     /// The source of the password for the login.
     pub password: SecretSource,
-    /// What differs from the target; none where nothing does.
+    /// The options of the account; none where they equal those of the target, which are of its first account.
     pub own: Option<Box<AccountOptions>>,
 }
 

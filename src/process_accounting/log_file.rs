@@ -139,8 +139,8 @@ impl LogFile {
         }
         match open(&self.path) {
             Ok(mut open) => {
-                // Old lines are of sessions that are over: a file is read from where it was read to, one that is new from its begin, and
-                // one that was there before the first look from its end.
+                // Old lines are of sessions that are over: a known file resumes at its offset, a new file starts at 0, and a file that
+                // could not be read before begins at its end.
                 let length = open.file.metadata().map_or(0, |metadata| metadata.len());
                 open.offset = match self.read {
                     Some((identity, offset)) if identity == open.identity && offset <= length => offset,

@@ -30,23 +30,23 @@ struct KnownSender {
 /// Why a request is of no sender.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum AccessError {
-    /// No sender sends from its address.
-    Address,
-    /// It has no name and secret, or a name of no sender.
-    Unknown,
-    /// The secret of this sender is another one.
-    Secret(Arc<str>),
-    /// This sender sends from other addresses.
-    From(Arc<str>),
+    /// The address is in no sender's `from`.
+    AddressNotAllowed,
+    /// The `Authorization` header is missing, or names no configured sender.
+    UnknownSender,
+    /// The secret is not that of this sender.
+    WrongSecret(Arc<str>),
+    /// The address is not in this sender's `from`.
+    WrongAddress(Arc<str>),
 }
 
 impl fmt::Display for AccessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address => write!(f, "no sender has the address in its `from`"),
-            Self::Unknown => write!(f, "its requests have the name of no sender"),
-            Self::Secret(name) => write!(f, "its requests have another secret than the sender {name}"),
-            Self::From(name) => write!(f, "the sender {name} does not have the address in its `from`"),
+            Self::AddressNotAllowed => write!(f, "the address is in no sender's `from`"),
+            Self::UnknownSender => write!(f, "the Authorization header is missing or names no configured sender"),
+            Self::WrongSecret(name) => write!(f, "wrong secret for the sender {name}"),
+            Self::WrongAddress(name) => write!(f, "the address is not in the `from` of the sender {name}"),
         }
     }
 }
@@ -95,7 +95,7 @@ impl SenderCredentials {
 
     /// The name of the sender whose request has these headers and comes from `peer`.
     pub(super) fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Arc<str>, AccessError> {
-        let pair = name_and_secret(headers).ok_or(AccessError::Unknown)?;
+        let pair = name_and_secret(headers).ok_or(AccessError::UnknownSender)?;
         let digest: [u8; 32] = Sha256::digest(&pair).into();
         // All are compared, so that the time does not depend on which one is close.
         let found = self.senders.iter().fold(None, |found, sender| {
@@ -104,13 +104,13 @@ impl SenderCredentials {
         });
         match found {
             Some(found) if found.may_send_from(peer) => Ok(found.name.clone()),
-            Some(found) => Err(AccessError::From(found.name.clone())),
+            Some(found) => Err(AccessError::WrongAddress(found.name.clone())),
             None => {
                 let is_named = |sender: &&KnownSender| {
                     pair.strip_prefix(sender.name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b':'))
                 };
                 let named = self.senders.iter().find(is_named);
-                Err(named.map_or(AccessError::Unknown, |sender| AccessError::Secret(sender.name.clone())))
+                Err(named.map_or(AccessError::UnknownSender, |sender| AccessError::WrongSecret(sender.name.clone())))
             }
         }
     }
@@ -187,10 +187,13 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_request_is_known() {
         let error = |pair: &str| authenticate(&[&basic(pair)], "203.0.113.1").unwrap_err();
-        assert_eq!(error("one:second"), AccessError::Secret("one".into()));
-        assert_eq!(error("two:se:cond"), AccessError::From("two".into()));
-        assert_eq!([error("on:first"), error("one"), error("planted:first")], [const { AccessError::Unknown }; 3]);
-        assert_eq!(authenticate(&[], "203.0.113.1"), Err(AccessError::Unknown));
+        assert_eq!(error("one:second"), AccessError::WrongSecret("one".into()));
+        assert_eq!(error("two:se:cond"), AccessError::WrongAddress("two".into()));
+        assert_eq!(
+            [error("on:first"), error("one"), error("planted:first")],
+            [const { AccessError::UnknownSender }; 3]
+        );
+        assert_eq!(authenticate(&[], "203.0.113.1"), Err(AccessError::UnknownSender));
     }
 
     #[test]

@@ -231,7 +231,7 @@ where
 }
 
 /// The times of an event in microseconds since the Unix epoch, 1970 to 2200: their differences cannot overflow.
-const TIMES: std::ops::Range<i64> = 0..7_258_118_400_000_000;
+const ACCEPTED_TIMES: std::ops::Range<i64> = 0..7_258_118_400_000_000;
 
 /// `time-rfc3339` writes a text, `time-unix` a number of seconds.
 struct EventTime(Timestamp);
@@ -245,8 +245,12 @@ impl<'de> Deserialize<'de> for EventTime {
             Number(f64),
         }
         let within = |at: Timestamp| {
-            let is_within = TIMES.contains(&at.epoch_micros());
-            if is_within { Ok(Self(at)) } else { Err(serde::de::Error::custom("the clock of no server has this time")) }
+            let is_within = ACCEPTED_TIMES.contains(&at.epoch_micros());
+            if is_within {
+                Ok(Self(at))
+            } else {
+                Err(serde::de::Error::custom("the time is not between 1970 and 2200"))
+            }
         };
         match Form::deserialize(deserializer)? {
             Form::Text(at) => within(at),

@@ -121,14 +121,14 @@ struct RefusalLog {
 
 impl RefusalLog {
     /// Lines in that time.
-    const LINES: usize = 16;
-    const TIME: Duration = Duration::from_secs(3600);
+    const MOST_LINES: usize = 16;
+    const PERIOD: Duration = Duration::from_secs(3600);
 
     fn log(&mut self, peer: IpAddr, error: AccessError, now: Instant) {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Self::TIME) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Self::PERIOD) {
             *self = Self { since: Some(now), known: HashSet::new() };
         }
-        if self.known.len() < Self::LINES && !self.known.contains(&(peer, error.clone())) {
+        if self.known.len() < Self::MOST_LINES && !self.known.contains(&(peer, error.clone())) {
             tracing::warn!(%peer, "events from this address are refused: {error}");
             self.known.insert((peer, error));
         }
@@ -152,9 +152,9 @@ impl EventReceiver {
         let mut handshakes = TokenBucket::new(CONNECTIONS_A_SECOND, CONNECTIONS_AT_ONCE);
         let accepted = move |stream, peer: SocketAddr| {
             let peer = peer.ip().to_canonical();
-            // One that may not send takes no place of those that may.
+            // Checked before the limits, so that other addresses cannot exhaust them.
             if !context.credentials.borrow().is_admitted(peer) {
-                context.refuse(peer, AccessError::Address);
+                context.refuse(peer, AccessError::AddressNotAllowed);
             } else if handshakes.take(clock::now()) && connections.make_room(peer) {
                 serve_connection(stream, peer, &mut connections, &context);
             }
@@ -168,6 +168,7 @@ impl EventReceiver {
     }
 }
 
+/// Serves a new connection in a task of its own.
 fn serve_connection(stream: TcpStream, peer: IpAddr, connections: &mut Connections, context: &Arc<ReceiverContext>) {
     let is_authenticated = Arc::new(AtomicBool::new(false));
     let connection = connect(stream, peer, context.clone(), is_authenticated.clone());

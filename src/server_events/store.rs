@@ -26,8 +26,8 @@ use crate::telemetry::{Metrics, names::EventOutcome};
 
 /// The most bytes of memory of all events.
 const BYTES: usize = 16 << 20;
-/// The most events of a run: those of a session, and as many again. What a run has more counts as full: else one sender could keep
-/// the threads that probe busy.
+/// The most events of a run: those of a session, and as many again. Sessions over this are dropped as full, so that one sender
+/// cannot occupy the threads that probe.
 const EVENTS_OF_A_RUN: usize = 2_048;
 /// The most reports of samples of a run.
 const REPORTS_OF_A_RUN: usize = 128;
@@ -118,10 +118,10 @@ impl EventStore {
         }
         let mut state = self.state();
         if state.silence.event_arrived(sender) {
-            tracing::info!(sender = &**sender, "events of this sender arrive again: runs wait for it");
+            tracing::info!(sender = &**sender, "events from this sender resumed; runs wait for them again");
         }
         self.expire(&mut state, now);
-        // A run's own tags and its name of the session are taken from all senders, another name of a session from the one that told it.
+        // Tags and session name of a run are taken for all senders; any other session name only for the sender that reported it.
         let is_taken = |key: &String| state.taken.contains(self.hasher.hash_one(key));
         let is_taken_of_sender = |name: &String| state.taken.contains(self.hasher.hash_one((sender, name)));
         if keys.session.iter().chain(&keys.tag).any(is_taken) || keys.session.iter().any(is_taken_of_sender) {
@@ -228,7 +228,7 @@ impl EventStore {
         report
     }
 
-    /// Drops what has arrived about a run whose target is none of its sender's.
+    /// Rejects sessions with keys of a run about which no sender may report.
     pub fn reject(&self, run: &RunKeys, now: Instant) {
         let mut state = self.state();
         self.expire(&mut state, now);

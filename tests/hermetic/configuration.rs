@@ -716,7 +716,7 @@ fn unusable_files_and_unset_variables_are_noted_with_their_place_and_stop_nothin
 }
 
 #[test]
-fn what_has_no_effect_in_server_events_is_a_warning_and_events_do_not_go_round() {
+fn what_has_no_effect_in_server_events_is_a_warning_and_events_do_not_loop() {
     let sender = "[[server_events.senders]]\nname = \"a\"\nsecret = { env = \"SET\" }\n";
     let warned = |table: &str, more: &str| {
         let config =
@@ -726,7 +726,7 @@ fn what_has_no_effect_in_server_events_is_a_warning_and_events_do_not_go_round()
     };
     let text = warned("wait = \"2s\"\nservice_name = \"x\"\ncert = \"c\"\nkey = \"k\"\n", "");
     for key in ["wait", "service_name", "cert", "key"] {
-        assert!(text.contains(&format!("server_events.{key}: it is not used without listen")), "{text}");
+        assert!(text.contains(&format!("server_events.{key}: it has no effect without listen")), "{text}");
     }
     let listen = "listen = \"127.0.0.1:8144\"\n";
     let text = warned(listen, &format!("{sender}targets = [\"mail01\", \"mial02\"]\n"));
@@ -738,7 +738,7 @@ fn what_has_no_effect_in_server_events_is_a_warning_and_events_do_not_go_round()
              cert = \"/c\"\nkey = \"/k\"\n{sender}"
         );
         let problems = load_text(&text, &[("SET", "x")], Vec::new()).err().map(|problems| problems.to_string());
-        problems.is_some_and(|text| text.contains("its events would go round without an end"))
+        problems.is_some_and(|text| text.contains("events would loop"))
     };
     assert!(forwards("127.0.0.1:8144", "http://127.0.0.1:8144/dovecot"));
     assert!(forwards("0.0.0.0:8144", "https://localhost:8144/dovecot"));

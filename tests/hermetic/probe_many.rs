@@ -138,6 +138,8 @@ async fn check_probes_what_it_has_checked() {
     assert_eq!(output.code, Some(1), "{output:?}");
     let (settings, runs) = output.stdout.split_once("demo/").unwrap();
     assert!(settings.contains("targets: 2, accounts: 3") && runs.contains("3 runs: 1 passed"), "{output:?}");
+    let output = Program::new(["check", "--config", "-", "--probe"]).run().await;
+    assert!(output.code == Some(2) && output.stderr.starts_with("error: --probe: - is standard input"), "{output:?}");
     let output = check(text.replace("[limits]", "[limitz]")).run().await;
     assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
 }

@@ -65,12 +65,12 @@ pub(crate) fn read(table: &Table<'_>, targets: Option<&[Target]>) -> ServerEvent
         && forward.is_to(listen)
     {
         let help = "give the address of the agent that probes";
-        table.error("forward", "this agent itself listens there: its events would go round without an end", help);
+        table.error("forward", "it is this agent's own listen address: events would loop", help);
     }
     if !table.has("listen") {
         let keys = ["cert", "key", "wait", "service_name"].into_iter();
         for key in keys.filter(|key| table.has(key) && !(settings.accounting.is_some() && *key == "wait")) {
-            table.warn(key, "it is not used without listen", "add listen = \"127.0.0.1:8144\", or take it out");
+            table.warn(key, "it has no effect without listen", "add listen = \"127.0.0.1:8144\", or remove it");
         }
     }
     match (table.has("cert"), table.has("key")) {

@@ -106,7 +106,7 @@ pub(crate) fn read(
 
     let mut found = Vec::new();
     let mut aliases = BTreeSet::new();
-    // What differs by account is a template for the accounts, and no login of the target itself.
+    // A login with `{account}`, or an incomplete one, is only inherited: it makes no account `default`.
     let is_template = !listed.is_empty()
         && (has_placeholder(options.user.as_ref()) || has_placeholder(options.password.as_ref()))
         || has_user != (has_password || needs != Needs::Password) && !listed.is_empty();
@@ -236,7 +236,7 @@ fn account(
     Some((Account { alias, user: user?, master_user, password: password?, own: None }, own))
 }
 
-/// What is probed of an account whose table this is, or of the target itself.
+/// The options of the account in `table`, or of the target itself.
 fn own_options(
     context: &AccountContext<'_, '_>,
     table: &Table<'_>,

@@ -218,12 +218,12 @@ fn refused_peers_are_logged_once_each_and_a_few_an_hour() {
     let (mut log, now) = (RefusalLog::default(), clock::now());
     let peer = |number: u8| IpAddr::from([192, 0, 2, number]);
     for number in 0..100 {
-        log.log(peer(number), AccessError::Address, now);
-        log.log(peer(0), AccessError::Address, now);
-        log.log(peer(0), AccessError::Secret("one".into()), now);
+        log.log(peer(number), AccessError::AddressNotAllowed, now);
+        log.log(peer(0), AccessError::AddressNotAllowed, now);
+        log.log(peer(0), AccessError::WrongSecret("one".into()), now);
     }
-    assert_eq!(log.known.len(), RefusalLog::LINES);
-    assert!(log.known.contains(&(peer(0), AccessError::Secret("one".into()))));
-    log.log(peer(200), AccessError::Unknown, now + RefusalLog::TIME);
+    assert_eq!(log.known.len(), RefusalLog::MOST_LINES);
+    assert!(log.known.contains(&(peer(0), AccessError::WrongSecret("one".into()))));
+    log.log(peer(200), AccessError::UnknownSender, now + RefusalLog::PERIOD);
     assert_eq!(log.known.len(), 1);
 }

@@ -210,7 +210,7 @@ fn counted(senders: &[(&str, &[&str])]) -> (EventStore, impl Fn() -> Vec<(String
 fn a_sender_takes_no_name_of_a_session_from_another() {
     let (store, run, now) = (store(&[("one", &["mail01"]), ("two", &["other"])]), passed(), clock::now());
     let of_other = imaptrace_record::Run { target: "other".into(), ..other(&run, 9) };
-    // Told with a tag of its own run: the name of the other's session.
+    // Reported with a tag of its own run: the name of the other's session.
     receive(&store, "one", &SampleSession { run: &run, session: "of the other" }.command("SELECT"), now);
     let mut own = run.clone();
     own.target = "mail01".into();
