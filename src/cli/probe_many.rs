@@ -1,10 +1,11 @@
 //! `probe` of several accounts at once: those of an agent's configuration, or several servers. Each is probed once, within
-//! `[limits]`, and gets a line as it ends. A single one is left to `probe`. Exports nothing, and draws no
-//! waterfall. Called by `cli`.
+//! `[limits]`, and gets a line as it ends. A single one is left to `probe`. Exports nothing, and draws no waterfall. Called by
+//! `cli`.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -216,55 +217,71 @@ async fn probe_one(
     }
 }
 
-/// Enforces `[limits]`: runs in flight, and logins per second of a server.
+/// Enforces `[limits]`: runs in flight, and logins per second, of all servers together and of each.
 struct RunLimiter {
     limits: RunLimits,
-    all: Arc<Semaphore>,
+    all: Mutex<ServerLimiter>,
     servers: Mutex<HashMap<String, ServerLimiter>>,
 }
 
 struct ServerLimiter {
     in_flight: Arc<Semaphore>,
-    /// When the next run may log in.
-    next: Option<Instant>,
+    /// When the next run may begin.
+    next: Instant,
+}
+
+impl ServerLimiter {
+    fn new(in_flight: usize) -> Self {
+        Self { in_flight: Arc::new(Semaphore::new(in_flight)), next: clock::now() }
+    }
+
+    /// When a run may begin, by its logins a second.
+    fn reserve_login(&mut self, rate: Option<NonZeroU32>) -> Instant {
+        let begin = self.next.max(clock::now());
+        self.next = rate.map_or(begin, |rate| begin + Duration::from_secs(1) / rate.get());
+        begin
+    }
 }
 
 impl RunLimiter {
     fn new(limits: &RunLimits) -> Self {
-        Self { limits: *limits, all: Arc::new(Semaphore::new(limits.in_flight)), servers: Mutex::default() }
+        Self { limits: *limits, all: Mutex::new(ServerLimiter::new(limits.in_flight)), servers: Mutex::default() }
     }
 
     /// Waits until a run of this target may begin. Its place is free again when the permits are dropped.
     async fn acquire(&self, target: &Target) -> [Option<OwnedSemaphorePermit>; 2] {
-        let of_server = self.of_server(target).await;
-        let all = self.all.clone().acquire_owned().await.ok();
-        sleep_until(self.reserve_login(target).into()).await;
-        [of_server, all]
-    }
-
-    async fn of_server(&self, target: &Target) -> Option<OwnedSemaphorePermit> {
         let in_flight = self.with_server(target, |server| server.in_flight.clone());
-        in_flight.acquire_owned().await.ok()
+        let of_server = in_flight.acquire_owned().await.ok();
+        let rate = self.limits.logins_per_second_per_server;
+        sleep_until(self.with_server(target, |server| server.reserve_login(rate)).into()).await;
+        let in_flight = self.all().in_flight.clone();
+        let of_all = in_flight.acquire_owned().await.ok();
+        let begin = self.all().reserve_login(self.limits.logins_per_second);
+        sleep_until(begin.into()).await;
+        [of_server, of_all]
     }
 
-    /// When the next run of a server may begin, by its logins a second.
-    fn reserve_login(&self, target: &Target) -> Instant {
-        let now = clock::now();
-        let Some(rate) = self.limits.logins_per_second_per_server else { return now };
-        let pause = Duration::from_secs(1) / rate.get();
-        self.with_server(target, |server| {
-            let begin = server.next.map_or(now, |next| next.max(now));
-            server.next = Some(begin + pause);
-            begin
-        })
+    fn all(&self) -> MutexGuard<'_, ServerLimiter> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_server<T>(&self, target: &Target, of: impl FnOnce(&mut ServerLimiter) -> T) -> T {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = servers.entry(target.endpoint.to_string()).or_insert_with(|| ServerLimiter {
-            in_flight: Arc::new(Semaphore::new(self.limits.in_flight_per_server)),
-            next: None,
-        });
-        of(server)
+        let new = || ServerLimiter::new(self.limits.in_flight_per_server);
+        of(servers.entry(target.endpoint.to_string()).or_insert_with(new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_are_spread_by_their_rate_and_not_held_back_without_one() {
+        let mut limiter = ServerLimiter::new(1);
+        let begins = [(); 3].map(|()| limiter.reserve_login(NonZeroU32::new(4)));
+        assert!(begins.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_millis(250)), "{begins:?}");
+        let mut free = ServerLimiter::new(1);
+        assert!([(); 3].map(|()| free.reserve_login(None)).iter().all(|begin| *begin <= clock::now()));
     }
 }

@@ -1,6 +1,5 @@
-//! Targets and accounts of a configuration by the names of the command line, and the places of their passwords outside the service. It reads no password
-//! and probes nothing. Called by
-//! `probe_many`, `canary` and `baseline`.
+//! Targets and accounts of a configuration by the names of the command line, and the places of their passwords outside the service.
+//! It reads no password and probes nothing. Called by `probe_many`, `canary` and `baseline`.
 
 use std::{
     fmt::Write as _,
@@ -40,20 +39,32 @@ pub(super) struct NamedAccounts<'a> {
 pub(super) fn accounts(named: &NamedAccounts<'_>, flags: Vec<Flag>) -> Result<Config, String> {
     let file = named.file.unwrap_or_else(|| Path::new(CONFIGURATION));
     let mut config = load(file, flags).map_err(|problems| problems.to_string())?;
-    let all: Vec<String> = config.targets.iter().map(|target| target.name.clone()).collect();
     let mut targets: Vec<Target> = Vec::new();
-    for name in named.names.unwrap_or(&all) {
-        let (target, account) = find(&config, file, name).map_err(|problem| format!("error: {problem}"))?;
+    let mut add = |target: &Target, account: Option<&Account>| {
         for (found, probed) in target.probed().filter(|(found, _)| account.is_none_or(|account| *found == account)) {
-            let mut account = found.clone();
-            account.own = None;
-            account.password = outside_service(account.password, named.credentials);
-            let probed = Target { accounts: vec![account], ..probed.into_owned() };
+            let password = outside_service(found.password.clone(), named.credentials);
+            let account = Account { own: None, password, ..found.clone() };
+            targets.push(Target { accounts: vec![account], ..probed.into_owned() });
+        }
+    };
+    if let Some(names) = named.names {
+        let mut known = Vec::new();
+        for name in names {
+            let found = find(&config, file, name).map_err(|problem| format!("error: {problem}"))?;
             // A name may be given twice.
-            if named.names.is_none() || !targets.contains(&probed) {
-                targets.push(probed);
+            if !known.contains(&found) {
+                known.push(found);
+                add(found.0, found.1);
             }
         }
+    } else {
+        config.targets.iter().for_each(|target| add(target, None));
+    }
+    if targets.is_empty() {
+        return Err(format!(
+            "error: {} has no target\n  help: add [[targets]] or [[groups]]",
+            escape(&file.display().to_string())
+        ));
     }
     config.targets = targets;
     config.warnings.clear();

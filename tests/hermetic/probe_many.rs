@@ -109,6 +109,10 @@ async fn what_cannot_be_meant_says_what_and_what_to_do() {
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{words:?}: {output:?}");
         assert!(output.stderr.contains(says), "{words:?}: {output:?}");
     }
+    let forwards = "[server_events]\nproc = true\nusers = [\"probe*\"]\nmail_log = \"journal\"\n\
+                    forward = \"https://a.example:8144/dovecot\"\nsecret = { env = \"DEMO\" }\n";
+    let output = probe(forwards, &["--all"]).await;
+    assert!(output.code == Some(2) && output.stderr.contains("imaptrace.toml has no target"), "{output:?}");
     let output = Program::new(["probe", "host", "--credentials", "/c"]).run().await;
     assert!(output.code == Some(2) && output.stderr.contains("--credentials"), "{output:?}");
 }

@@ -193,7 +193,7 @@ async fn namespace_comes_before_list_where_it_is_offered_and_what_is_offered_bes
         "IMAP4rev1 ID NAMESPACE IDLE COMPRESS=DEFLATE CONDSTORE QRESYNC ENABLE UTF8=ACCEPT LIST-STATUS STATUS=SIZE";
     let script = format!(
         "S: * OK [CAPABILITY {all}] hi\nC: ID (\"name\" \"imaptrace\" \"version\" \nS: * ID NIL\nS: {{tag}} OK\nC: LOGIN\nS: {{tag}} OK [CAPABILITY {all}] in\nC: NAMESPACE\n\
-         S: * NAMESPACE ((\"\" NIL)) NIL ((\"#shared/\" \"/\" \"X-PARAM\" (\"a\" \"b\")))\nS: {{tag}} OK\nC: LIST \"\" \"*\"\n\
+         S: * NAMESPACE ((\"\" NIL)) NIL ((\"#public/\" \"/\" \"X-PARAM\" (\"a\" \"b\")))\nS: {{tag}} OK\nC: LIST \"\" \"*\"\n\
          S: * LIST () NIL INBOX\nS: * LSUB () \".\" old\nS: {{tag}} OK\nC: SELECT\nS: * 0 EXISTS\nS: {{tag}} OK\nC: LOGOUT\nS: * BYE\nS: {{tag}} OK\n"
     );
     let (run, heard) = against(&script, |_| {}).await;

@@ -107,9 +107,9 @@ pub(crate) fn read(
     let mut found = Vec::new();
     let mut aliases = BTreeSet::new();
     // A login with `{account}`, or an incomplete one, is only inherited: it makes no account `default`.
-    let is_template = !listed.is_empty()
-        && (has_placeholder(options.user.as_ref()) || has_placeholder(options.password.as_ref()))
-        || has_user != (has_password || needs != Needs::Password) && !listed.is_empty();
+    let is_incomplete = has_user != (has_password || needs != Needs::Password);
+    let differs = has_placeholder(options.user.as_ref()) || has_placeholder(options.password.as_ref());
+    let is_template = !listed.is_empty() && (differs || is_incomplete);
     if !is_template {
         found.extend(account(&context, table, DEFAULT.to_owned(), options, is_member));
         if has_user || has_password {
