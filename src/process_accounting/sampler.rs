@@ -40,6 +40,8 @@ pub(super) const SESSIONS: usize = 64;
 const EXPIRE: Duration = Duration::from_secs(1);
 /// The time without a master process after which that is logged, once.
 const NO_MASTER: Duration = Duration::from_secs(15);
+/// The time without a login of an accounted user after which that is logged, once until the next.
+const NO_LOGIN: Duration = Duration::from_secs(600);
 
 /// What the thread shares with its handle.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ pub(super) struct Sampler {
     shared: Arc<Shared>,
     rounds: u64,
     begun: Instant,
+    /// When a user whose sessions are accounted logged in last; at first the start.
+    last_login: Instant,
     next_expiry: Instant,
     counts_block_wait: bool,
     logged: BTreeSet<SamplerNotice>,
@@ -75,6 +79,7 @@ pub(super) struct Sampler {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SamplerNotice {
     NoMaster,
+    NoLogin,
     TooManyPreLogin,
     TooManySessions,
     NoAccess,
@@ -117,6 +122,7 @@ impl Sampler {
             shared,
             rounds: 0,
             begun: now,
+            last_login: now,
             next_expiry: now,
             logged: BTreeSet::new(),
         }
@@ -145,6 +151,7 @@ impl Sampler {
         if now >= self.next_expiry {
             self.next_expiry = now + EXPIRE;
             self.shared.store().expire(clock::wall());
+            self.check_logins(now);
         }
     }
 
@@ -191,6 +198,17 @@ impl Sampler {
         }
     }
 
+    /// A log without these logins looks like a server without load, so it is logged.
+    fn check_logins(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.last_login) >= NO_LOGIN && self.logged.insert(SamplerNotice::NoLogin) {
+            let minutes = NO_LOGIN.as_secs() / 60;
+            warn!(
+                "no login of a user in `users` of [server_events] was in the mail log for {minutes} minutes, so no session is \
+                 accounted: do probes log in here as one of them, and does Dovecot write its `Login:` lines to `mail_log`?"
+            );
+        }
+    }
+
     /// A session has begun in this process; `login` if it is of a user whose sessions are accounted.
     fn logged_in(&mut self, pid: i32, login: Option<SessionLogin>, now: Instant) {
         // A process that serves one session after the other.
@@ -199,6 +217,8 @@ impl Sampler {
             self.shared.store().end(before.number);
         }
         let Some(login) = login else { return };
+        self.last_login = now;
+        self.logged.remove(&SamplerNotice::NoLogin);
         if self.sessions.len() >= SESSIONS {
             if self.logged.insert(SamplerNotice::TooManySessions) {
                 warn!(

@@ -192,3 +192,20 @@ fn without_a_dovecot_the_log_says_so_once_and_again_after_one_was_there() {
     host.rounds(2);
     assert!(!host.sampler.logged.contains(&SamplerNotice::NoMaster));
 }
+
+#[test]
+fn a_log_without_logins_of_the_users_is_logged_once_until_the_next_login() {
+    let mut host = Host::new();
+    host.login("someone@example.org", 20, "one");
+    host.rounds(100);
+    assert!(!host.sampler.logged.contains(&SamplerNotice::NoLogin), "it has just begun");
+    host.now += NO_LOGIN;
+    host.rounds(1);
+    assert!(host.sampler.logged.contains(&SamplerNotice::NoLogin));
+    host.login("probe1", 20, "two");
+    host.rounds(100);
+    assert!(!host.sampler.logged.contains(&SamplerNotice::NoLogin));
+    host.now += NO_LOGIN;
+    host.rounds(1);
+    assert!(host.sampler.logged.contains(&SamplerNotice::NoLogin));
+}
