@@ -202,6 +202,8 @@ async fn fill(
 fn conclude(args: &FillArgs, (name, mailbox): (Option<&str>, &str), filled: &Filled, output: &mut Output) -> u8 {
     let style = output.error_style;
     let wanted = args.messages;
+    // With a name it is an account of the configuration.
+    let give = if name.is_some() { "the account's `mailbox` and" } else { "--mailbox NAME" };
     let of = name.map(|name| format!("{name}: ")).unwrap_or_default();
     let shown = of.clone() + &terminal::safe(mailbox, style);
     let there = filled.found.saturating_add(filled.added.into());
@@ -219,12 +221,12 @@ fn conclude(args: &FillArgs, (name, mailbox): (Option<&str>, &str), filled: &Fil
         }
         FillEnd::OtherMail { other } => output.error(&format!(
             "{shown} holds {other} messages that are no canary's; nothing was added\n  help: give a mailbox of its own \
-             with --mailbox NAME --create, or add --among-other-mail"
+             with {give} --create, or add --among-other-mail"
         )),
         FillEnd::Indiscriminate { absent } => output.error(&format!(
             "the server finds {absent} messages in {shown} by a header field that no mail has, so it cannot tell \
              canaries from other mail; nothing was added\n  help: its SEARCH is broken (RFC 9051 section 6.4.4, HEADER): \
-             have it repaired, or fill a new mailbox in one go with --mailbox NAME --create"
+             have it repaired, or fill a new mailbox in one go with {give} --create"
         )),
         FillEnd::Miscounted { counted, exists } => {
             let added = match filled.added {
@@ -233,7 +235,7 @@ fn conclude(args: &FillArgs, (name, mailbox): (Option<&str>, &str), filled: &Fil
             };
             output.error(&format!(
                 "the server counts {counted} canary messages in {shown}, which holds {exists} messages in all; {added}\n  \
-                 help: does something else write to it? try again, or give another mailbox with --mailbox NAME --create; \
+                 help: does something else write to it? try again, or give another mailbox with {give} --create; \
                  if it stays, the server's SEARCH or EXAMINE is broken"
             ));
         }
@@ -241,9 +243,10 @@ fn conclude(args: &FillArgs, (name, mailbox): (Option<&str>, &str), filled: &Fil
             let texts = filled.run.steps.iter().rev().filter_map(|step| step.text.as_ref()).map(ServerText::as_str);
             let text = texts.map(|text| terminal::safe(text, style)).find(|text| !text.is_empty());
             let text = text.map(|text| format!(": {text}")).unwrap_or_default();
+            let given = if name.is_some() { "the account's `mailbox`" } else { "--mailbox" };
             output.error(&format!(
-                "there is no mailbox {shown}, or it cannot be opened{text}\n  help: --create makes it; check --mailbox, \
-                 or the path in the URL"
+                "there is no mailbox {shown}, or it cannot be opened{text}\n  help: --create makes it; check {given}, or the \
+                 path in the URL"
             ));
         }
         FillEnd::Short { counted } => output.error(&format!(
