@@ -4,6 +4,7 @@
 //! all tasks are alive. Called by the agent; `status` serves the state, `systemd` sends it.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -26,6 +27,7 @@ use crate::{
     clock::{self, Anchor},
     config::Config,
     delivery,
+    server_events::SenderCounts,
     status::{ConfigStatus, Facts, HistoryDepth, Identity, LastReload, RunHistory, StatusServer},
     terminal::size,
 };
@@ -55,6 +57,8 @@ pub struct StatusSettings {
 pub struct HealthSources {
     /// The state of delivery.
     pub delivery: Option<Box<dyn Fn() -> Option<delivery::Status> + Send + Sync>>,
+    /// What became of the events of each sender of server events; none where none are received.
+    pub server_events: Option<Box<dyn Fn() -> BTreeMap<String, SenderCounts> + Send + Sync>>,
     /// The liveness of other tasks. The heartbeat task shows that of the threads that probe.
     pub tasks: Vec<Liveness>,
 }
@@ -235,6 +239,7 @@ impl AgentStatus {
             in_flight: self.in_flight.load(Ordering::Relaxed),
             config: self.config.borrow().clone(),
             delivery: self.delivery(),
+            server_events: self.sources.get().and_then(|sources| Some(sources.server_events.as_ref()?())),
         }
     }
 
@@ -323,7 +328,7 @@ mod tests {
         let seen = idle_for.clone();
         let idle = move || Duration::from_secs(seen.load(Ordering::Relaxed));
         let schedule = Liveness { name: "the schedule", limit: Duration::from_secs(5), idle_for: Box::new(idle) };
-        status.started(HealthSources { delivery: None, tasks: vec![schedule] });
+        status.started(HealthSources { delivery: None, server_events: None, tasks: vec![schedule] });
         tokio::time::sleep(Duration::from_millis(60_500)).await;
         let sent = received(&socket);
         assert!((4..=6).contains(&alive(&sent)), "{sent:?}");
@@ -364,7 +369,7 @@ mod tests {
         let sent =
             delivery::Status { memory_bytes: 2_000, disk_bytes: Some(7), failure, ..delivery::Status::default() };
         let delivery = move || Some(sent.clone());
-        status.started(HealthSources { delivery: Some(Box::new(delivery)), tasks: Vec::new() });
+        status.started(HealthSources { delivery: Some(Box::new(delivery)), server_events: None, tasks: Vec::new() });
         assert!(ready(&status));
         let shown = status.facts().delivery.unwrap();
         assert_eq!(shown.failure.as_deref(), Some("a\\u{9b}\\u{202e}b"));

@@ -15,8 +15,7 @@ use crate::{
     blocking, clock,
     delivery::{Header, PemFiles, Protocol, Signal},
     follow::{FileFollower, Followed, NotRead, Read},
-    server_events::{EventForwarder, ForwardSettings},
-    telemetry::Metrics,
+    server_events::{EventCounts, EventForwarder, ForwardSettings},
 };
 
 /// Longer than a file system takes that works.
@@ -33,7 +32,7 @@ struct ForwardSource {
 /// Starts the thread that forwards events. What cannot be used is an error; files that do not answer are read later.
 pub(super) async fn start(
     settings: &ForwardSettings,
-    metrics: Metrics,
+    counts: EventCounts,
     follower: &FileFollower,
 ) -> Result<EventForwarder, AgentError> {
     let file = secret_file(&settings.secret);
@@ -61,7 +60,7 @@ pub(super) async fn start(
             }
         }
     });
-    EventForwarder::start(receiver, metrics).map_err(AgentError::Thread)
+    EventForwarder::start(receiver, counts).map_err(AgentError::Thread)
 }
 
 impl ForwardSource {

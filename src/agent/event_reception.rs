@@ -18,7 +18,7 @@ use crate::{
     follow::FileFollower,
     plan::Target,
     process_accounting::ProcessAccounting,
-    server_events::{EventReceiver, EventRelay, EventSink, EventStore, host_text},
+    server_events::{EventCounts, EventReceiver, EventRelay, EventSink, EventStore, host_text},
     telemetry::Metrics,
 };
 
@@ -32,6 +32,8 @@ const ENDED_CHECK: Duration = Duration::from_millis(500);
 pub(super) struct Reception {
     /// Receives until it is dropped.
     pub(super) receiver: Option<EventReceiver>,
+    /// What became of the events; none where nothing is received.
+    pub(super) counts: Option<EventCounts>,
     /// Who may send; none where nothing is received.
     pub(super) senders: Option<EventSenders>,
     /// Runs that wait for what is received.
@@ -63,16 +65,17 @@ pub(super) async fn start(
         let accounting = Arc::new(ProcessAccounting::start(accounting, keep).map_err(AgentError::Thread)?);
         reception.local = Some(LocalProcesses { accounting, host: host_text(&host_name()) });
     }
+    let counts = EventCounts::new(&settings.senders, metrics);
     let sink = if let Some(forward) = &settings.forward {
-        let forwarder = event_forwarding::start(forward, metrics.clone(), follower).await?;
+        let forwarder = event_forwarding::start(forward, counts.clone(), follower).await?;
         let accounting = reception.local.as_ref().map(|local| local.accounting.clone());
-        let relay = EventRelay::new(metrics, forwarder, accounting, host_text(&host_name()));
+        let relay = EventRelay::new(counts.clone(), forwarder, accounting, host_text(&host_name()));
         let relay = Arc::new(relay);
         tasks.spawn(send_ended(relay.clone()));
         info!(to = forward.endpoint, "forwarding events of mail servers");
         EventSink::Relay(relay)
     } else {
-        EventSink::Store(Arc::new(EventStore::new(settings.senders.clone(), metrics, age)))
+        EventSink::Store(Arc::new(EventStore::new(settings.senders.clone(), counts.clone(), age)))
     };
     let Some(listen) = settings.listen else { return Ok(reception) };
     let (senders, credentials) = EventSenders::start(settings, follower).await?;
@@ -83,6 +86,7 @@ pub(super) async fn start(
     let Ok(receiver) = receiver else { return Ok(reception) };
     info!(address = %receiver.address(), senders = settings.senders.len(), "receiving events of mail servers");
     reception.receiver = Some(receiver);
+    reception.counts = Some(counts);
     reception.senders = Some(senders);
     if let EventSink::Store(store) = sink {
         reception.waiting = Some(WaitingRuns::new(store, settings.wait));

@@ -203,6 +203,7 @@ async fn run_until(
         waiting: reception.waiting,
         local: reception.local,
     });
+    let counts = reception.counts;
     tasks.spawn(context.clone().complete_waiting());
     let schedule = Schedule::start(Arc::new(AgentRunner(context.clone())));
     schedule.apply(slots, descriptors::bounded(config.limits, &config.server_events));
@@ -211,12 +212,14 @@ async fn run_until(
     status.started(HealthSources {
         // Without a receiver of traces nothing is queued.
         delivery: config.otlp.traces.is_some().then(|| Box::new(queue) as _),
+        server_events: counts.clone().map(|counts| Box::new(move || counts.report()) as _),
         tasks: vec![Liveness { name: "the schedule", limit: IDLE_LIMIT, idle_for: Box::new(move || heartbeat.age()) }],
     });
     tasks.spawn(follower.run());
     // The target set contains them.
     config.targets = Vec::new();
-    let reload = Reloader { origin, seen, config, targets: Arc::new(targets), tls_files, senders: reception.senders };
+    let reload =
+        Reloader { origin, seen, config, targets: Arc::new(targets), tls_files, senders: reception.senders, counts };
     tokio::select! {
         biased;
         () = &mut stop => {}

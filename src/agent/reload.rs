@@ -34,7 +34,7 @@ use crate::{
     plan::{AddressChoice, Target},
     probe::Prober,
     schedule::{Schedule, Slot},
-    server_events::ServerEventsSettings,
+    server_events::{EventCounts, ServerEventsSettings},
     telemetry::Subject,
 };
 
@@ -65,6 +65,8 @@ pub(super) struct Reloader {
     pub(super) tls_files: Arc<TlsFileSets>,
     /// Who may send events, if any are received.
     pub(super) senders: Option<EventSenders>,
+    /// What became of their events.
+    pub(super) counts: Option<EventCounts>,
 }
 
 /// SIGHUP, caught.
@@ -215,6 +217,9 @@ impl Reloader {
             // First what their events may join, then who is let in.
             if let Some(waiting) = &context.waiting {
                 waiting.store.set_senders(config.server_events.senders.clone());
+            }
+            if let Some(counts) = &self.counts {
+                counts.set_senders(&config.server_events.senders);
             }
             known.replace(next);
             info!(senders = config.server_events.senders.len(), "the senders of server events have changed");

@@ -201,7 +201,7 @@ impl RunContext {
         // From here on it is on disk as soon as any other.
         let held = self.delivery().as_ref().map(|delivery| delivery.hold(run.clone()));
         let now = clock::now();
-        let keys = RunKeys::of(&run, work.target.target().journey.propagate, now);
+        let keys = Arc::new(RunKeys::of(&run, work.target.target().journey.propagate, now));
         let until = waiting.until(&keys, now);
         let run = WaitingRun { run, keys, held, family, work: work.clone(), until };
         if let Some(run) = waiting.add(run) {

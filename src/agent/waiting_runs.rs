@@ -24,7 +24,7 @@ use crate::{
 /// A finished run.
 pub(super) struct WaitingRun {
     pub(super) run: Arc<Run>,
-    pub(super) keys: RunKeys,
+    pub(super) keys: Arc<RunKeys>,
     /// Its place in the queue of delivery; none when that is closed.
     pub(super) held: Option<HeldRun>,
     pub(super) family: Family,

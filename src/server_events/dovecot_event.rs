@@ -3,11 +3,18 @@
 //! By a closed list of fields: users, arguments, mailbox names and all other fields are skipped while they are read, and the
 //! addresses serve as a key alone. Input is untrusted. Called by `store` with the body of a request.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use imaptrace_imap::{CommandName, Condition};
 use imaptrace_record::{Seconds, ServerEventName, ServerText, Timestamp};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::value::RawValue;
 
 /// The longest name of a host that is kept, in bytes.
 const HOST: usize = 64;
@@ -50,12 +57,12 @@ pub(super) enum ReportedKind {
 }
 
 /// What an event is joined with a run by.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EventKeys {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventKeys<'a> {
     /// Dovecot's id of the session.
-    pub session: Option<String>,
+    pub session: Option<&'a str>,
     /// The tag of the command.
-    pub tag: Option<String>,
+    pub tag: Option<&'a str>,
     /// Both ends of the connection.
     pub ends: Option<ConnectionEnds>,
     /// It is the last event of its session.
@@ -90,10 +97,10 @@ impl ConnectionEnds {
 
 impl ReportedEvent {
     /// What it is joined with a run by.
-    pub fn keys(&self) -> EventKeys {
+    pub fn keys(&self) -> EventKeys<'_> {
         EventKeys {
-            session: self.session.clone(),
-            tag: self.tag.clone(),
+            session: self.session.as_deref(),
+            tag: self.tag.as_deref(),
             ends: self.ends,
             finishes: self.what == ReportedKind::Span(ServerEventName::MailUserSessionFinished),
         }
@@ -120,32 +127,35 @@ pub fn host_text(name: &str) -> ServerText {
 
 /// Reads an event; none when it is no JSON object of an event that is of use for a run.
 pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
-    let event: JsonEvent = serde_json::from_slice(body).ok()?;
+    let event: JsonEvent<'_> = serde_json::from_slice(body).ok()?;
     let what = match &*event.event {
         "mail_opened" => ReportedKind::MailOpened,
         name => ReportedKind::Span(*ServerEventName::ALL.iter().find(|known| known.as_str() == name)?),
     };
     let fields = event.fields;
-    let success = success(what, &fields);
-    let key = |text: Option<String>| text.filter(|text| !text.is_empty() && text.len() <= KEY);
-    let micros = |micros: Option<u64>| micros.map(Seconds::from_micros);
+    let key = |field: &RawField<'_>| field.parsed().filter(|text: &String| !text.is_empty() && text.len() <= KEY);
+    let micros = |field: &RawField<'_>| field.parsed().map(Seconds::from_micros);
+    let text = |field: &RawField<'_>| field.parsed::<String>();
     Some(ReportedEvent {
         what,
         host: host_text(&event.hostname.unwrap_or_default()),
-        started_at: event.start_time.0,
-        ended_at: event.end_time.0,
-        reported: micros(fields.duration),
-        session: key(fields.session),
-        tag: key(fields.cmd_tag),
-        ends: ConnectionEnds::from_fields((fields.local_ip, fields.local_port), (fields.remote_ip, fields.remote_port)),
-        command: fields.cmd_name.and_then(|name| name.to_ascii_uppercase().parse().ok()),
-        status: fields.tagged_reply_state.and_then(|state| state.parse().ok()),
-        running: micros(fields.running_usecs),
-        lock_wait: micros(fields.lock_wait_usecs),
-        in_bytes: fields.bytes_in,
-        out_bytes: fields.bytes_out,
-        reason: fields.reason.map(|reason| ServerText::new(reason.as_bytes(), REASON)),
-        success,
+        started_at: event.start_time.parsed()?,
+        ended_at: event.end_time.parsed()?,
+        reported: micros(&fields.duration),
+        session: key(&fields.session),
+        tag: key(&fields.cmd_tag),
+        ends: ConnectionEnds::from_fields(
+            (fields.local_ip.parsed(), fields.local_port.parsed()),
+            (fields.remote_ip.parsed(), fields.remote_port.parsed()),
+        ),
+        command: text(&fields.cmd_name).and_then(|name| name.to_ascii_uppercase().parse().ok()),
+        status: text(&fields.tagged_reply_state).and_then(|state| state.parse().ok()),
+        running: micros(&fields.running_usecs),
+        lock_wait: micros(&fields.lock_wait_usecs),
+        in_bytes: fields.bytes_in.parsed(),
+        out_bytes: fields.bytes_out.parsed(),
+        reason: text(&fields.reason).map(|reason| ServerText::new(reason.as_bytes(), REASON)),
+        success: success(what, &fields),
         further: 0,
     })
 }
@@ -155,114 +165,105 @@ pub fn parse(body: &[u8]) -> Option<ReportedEvent> {
 /// Dovecot 2.3.19 and 2.4.1 have no one field for that: the event of `passdb` and `userdb` has `result`; that of `auth` has
 /// `success` after a success alone, and of others at most an `error`; that of `auth client` has `error` after a refusal
 /// alone.
-fn success(what: ReportedKind, fields: &JsonFields) -> Option<bool> {
+fn success(what: ReportedKind, fields: &JsonFields<'_>) -> Option<bool> {
     use ServerEventName::{AuthRequestFinished, ImapCommandFinished, MailUserSessionFinished};
     let name = match what {
         ReportedKind::MailOpened | ReportedKind::Span(ImapCommandFinished | MailUserSessionFinished) => return None,
         ReportedKind::Span(name) => name,
     };
-    match fields.success.as_ref().or(fields.result.as_ref()) {
+    match fields.success.parsed::<String>().or_else(|| fields.result.parsed()) {
         _ if fields.error.is_some() => Some(false),
-        Some(answer) => Some(matches!(answer.as_str(), "yes" | "ok" | "true")),
+        Some(answer) => Some(matches!(&*answer, "yes" | "ok" | "true")),
         None => (name == AuthRequestFinished).then_some(false),
     }
 }
 
 #[derive(Deserialize)]
-struct JsonEvent {
+struct JsonEvent<'a> {
     event: String,
     #[serde(default)]
     hostname: Option<String>,
-    start_time: EventTime,
-    end_time: EventTime,
-    #[serde(default)]
-    fields: JsonFields,
+    #[serde(borrow)]
+    start_time: EventTime<'a>,
+    #[serde(borrow)]
+    end_time: EventTime<'a>,
+    #[serde(default, borrow)]
+    fields: JsonFields<'a>,
 }
 
-/// A field of another type than its own counts as absent; the event is used without it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct JsonFields {
-    #[serde(deserialize_with = "lenient")]
-    duration: Option<u64>,
-    #[serde(deserialize_with = "lenient")]
-    session: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    cmd_tag: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    cmd_name: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    tagged_reply_state: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    local_ip: Option<IpAddr>,
-    #[serde(deserialize_with = "lenient")]
-    remote_ip: Option<IpAddr>,
-    #[serde(deserialize_with = "lenient")]
-    local_port: Option<u16>,
-    #[serde(deserialize_with = "lenient")]
-    remote_port: Option<u16>,
-    #[serde(deserialize_with = "lenient")]
-    running_usecs: Option<u64>,
-    #[serde(deserialize_with = "lenient")]
-    lock_wait_usecs: Option<u64>,
+struct JsonFields<'a> {
+    #[serde(borrow)]
+    duration: RawField<'a>,
+    #[serde(borrow)]
+    session: RawField<'a>,
+    #[serde(borrow)]
+    cmd_tag: RawField<'a>,
+    #[serde(borrow)]
+    cmd_name: RawField<'a>,
+    #[serde(borrow)]
+    tagged_reply_state: RawField<'a>,
+    #[serde(borrow)]
+    local_ip: RawField<'a>,
+    #[serde(borrow)]
+    remote_ip: RawField<'a>,
+    #[serde(borrow)]
+    local_port: RawField<'a>,
+    #[serde(borrow)]
+    remote_port: RawField<'a>,
+    #[serde(borrow)]
+    running_usecs: RawField<'a>,
+    #[serde(borrow)]
+    lock_wait_usecs: RawField<'a>,
     /// `net_in_bytes` since 2.4.
-    #[serde(alias = "net_in_bytes", deserialize_with = "lenient")]
-    bytes_in: Option<u64>,
+    #[serde(borrow, alias = "net_in_bytes")]
+    bytes_in: RawField<'a>,
     /// `net_out_bytes` since 2.4.
-    #[serde(alias = "net_out_bytes", deserialize_with = "lenient")]
-    bytes_out: Option<u64>,
-    #[serde(deserialize_with = "lenient")]
-    reason: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    success: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    result: Option<String>,
+    #[serde(borrow, alias = "net_out_bytes")]
+    bytes_out: RawField<'a>,
+    #[serde(borrow)]
+    reason: RawField<'a>,
+    #[serde(borrow)]
+    success: RawField<'a>,
+    #[serde(borrow)]
+    result: RawField<'a>,
     /// Whether there is one: its text is not used.
     error: Option<IgnoredAny>,
 }
 
-fn lenient<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: serde::de::DeserializeOwned,
-    D: Deserializer<'de>,
-{
-    let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).ok())
+/// The JSON of a field, parsed as the type that it is used as. Of another type it counts as absent; the event is used without
+/// it.
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+struct RawField<'a>(#[serde(borrow)] Option<&'a RawValue>);
+
+impl RawField<'_> {
+    fn parsed<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_str(self.0?.get()).ok()
+    }
 }
 
 /// The times of an event in microseconds since the Unix epoch, 1970 to 2200: their differences cannot overflow.
 const ACCEPTED_TIMES: std::ops::Range<i64> = 0..7_258_118_400_000_000;
 
 /// `time-rfc3339` writes a text, `time-unix` a number of seconds.
-struct EventTime(Timestamp);
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct EventTime<'a>(#[serde(borrow)] &'a RawValue);
 
-impl<'de> Deserialize<'de> for EventTime {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(Timestamp),
-            Number(f64),
-        }
-        let within = |at: Timestamp| {
-            let is_within = ACCEPTED_TIMES.contains(&at.epoch_micros());
-            if is_within {
-                Ok(Self(at))
-            } else {
-                Err(serde::de::Error::custom("the time is not between 1970 and 2200"))
-            }
+impl EventTime<'_> {
+    /// None when it is no time, or too far from today.
+    fn parsed(&self) -> Option<Timestamp> {
+        let json = self.0.get();
+        let at: Timestamp = if json.starts_with('"') {
+            serde_json::from_str(json).ok()?
+        } else {
+            let since = Duration::try_from_secs_f64(serde_json::from_str(json).ok()?).ok()?;
+            // Such a number has not quite a microsecond's digits: to the nearest one.
+            UNIX_EPOCH.checked_add(since + Duration::from_nanos(500))?.into()
         };
-        match Form::deserialize(deserializer)? {
-            Form::Text(at) => within(at),
-            Form::Number(seconds) => {
-                let since = std::time::Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom)?;
-                // Such a number has not quite a microsecond's digits: to the nearest one.
-                let at = std::time::UNIX_EPOCH.checked_add(since + std::time::Duration::from_nanos(500));
-                at.map(Timestamp::from)
-                    .ok_or_else(|| serde::de::Error::custom("no calendar has this time"))
-                    .and_then(within)
-            }
-        }
+        ACCEPTED_TIMES.contains(&at.epoch_micros()).then_some(at)
     }
 }
 
@@ -286,7 +287,7 @@ mod tests {
         assert_eq!((micros(event.running), micros(event.lock_wait)), (Some(38_691), Some(74)));
         assert_eq!((event.duration().as_micros(), event.out_bytes), (40_975, Some(359)));
         let keys = event.keys();
-        assert_eq!(keys.tag.as_deref(), Some("6b0fa3966642a123"));
+        assert_eq!(keys.tag, Some("6b0fa3966642a123"));
         assert_eq!(keys.ends.unwrap().server.to_string(), "127.0.0.1:993");
         assert!(!keys.finishes);
         let newer = COMMAND.replace("bytes_in", "net_in_bytes").replace("bytes_out", "net_out_bytes");

@@ -19,10 +19,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::event_counts::EventCounts;
 use crate::{
     clock,
     delivery::{Backoff, JsonClient, PostOutcome, Signal},
-    telemetry::{Metrics, names::EventOutcome},
+    telemetry::names::EventOutcome,
 };
 
 /// The most bytes of the bodies in the queue: some 8,000 events.
@@ -46,7 +47,7 @@ pub struct EventForwarder {
 struct ForwardShared {
     queue: Mutex<ForwardQueue>,
     added: Notify,
-    metrics: Metrics,
+    counts: EventCounts,
 }
 
 /// Events that wait, the oldest first.
@@ -71,8 +72,8 @@ impl fmt::Debug for EventForwarder {
 
 impl EventForwarder {
     /// Starts the thread. `receiver` has the endpoint and its credentials; a new value is in use from the next request on.
-    pub fn start(receiver: watch::Receiver<Arc<Signal>>, metrics: Metrics) -> io::Result<Self> {
-        let shared = Arc::new(ForwardShared { queue: Mutex::default(), added: Notify::new(), metrics });
+    pub fn start(receiver: watch::Receiver<Arc<Signal>>, counts: EventCounts) -> io::Result<Self> {
+        let shared = Arc::new(ForwardShared { queue: Mutex::default(), added: Notify::new(), counts });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let forwarded = shared.clone();
@@ -123,7 +124,7 @@ impl ForwardShared {
     }
 
     fn count(&self, event: &QueuedEvent, outcome: EventOutcome) {
-        self.metrics.server_events(event.sender.as_deref(), outcome, 1);
+        self.counts.add(event.sender.as_deref(), outcome, 1);
     }
 
     fn drop_all(&self) {
@@ -217,7 +218,7 @@ mod tests {
         let unready = Some(Arc::from("a file is missing"));
         let signal = Signal { unready, ..Signal::new("http://127.0.0.1:9/dovecot", Protocol::HttpProtobuf) };
         let (sender, receiver) = watch::channel(Arc::new(signal));
-        (EventForwarder::start(receiver, Metrics::off()).unwrap(), sender)
+        (EventForwarder::start(receiver, EventCounts::new(&[], crate::telemetry::Metrics::off())).unwrap(), sender)
     }
 
     #[test]

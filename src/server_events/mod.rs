@@ -8,6 +8,7 @@
 //! settings       what the configuration says
 //! receiver       the HTTP listener and its limits; access, connections, rate: who may send, how many, how often
 //! dovecot_event  the JSON of one event of Dovecot, by a closed list of fields
+//! event_counts   what became of the events of each sender
 //! store          events that belong to no finished run yet
 //!   sessions       the events by their sessions, and by which keys these are found
 //!   taken          keys of runs that have taken theirs: what comes now is late
@@ -29,6 +30,7 @@ mod assemble;
 mod clock_offset;
 mod connections;
 mod dovecot_event;
+mod event_counts;
 mod forward;
 mod forwarded_event;
 mod process_report;
@@ -50,6 +52,7 @@ pub use self::{
     access::{SenderCredentials, TransportSecurity},
     assemble::assemble,
     dovecot_event::{ConnectionEnds, EventKeys, ReportedEvent, host_text, parse},
+    event_counts::{EventCounts, SenderCounts},
     forward::EventForwarder,
     process_report::{ReportedUsage, add_processes},
     processes::{ProcessSample, add_processes_of_host},

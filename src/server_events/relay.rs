@@ -8,12 +8,13 @@ use imaptrace_record::ServerText;
 
 use super::{
     dovecot_event::{ConnectionEnds, parse},
+    event_counts::EventCounts,
     forward::EventForwarder,
     process_report::ReportedUsage,
 };
 use crate::{
     process_accounting::{EndedSession, ProcessAccounting},
-    telemetry::{Metrics, names::EventOutcome},
+    telemetry::names::EventOutcome,
 };
 
 /// A session whose last event has not come for this long after its process has ended is reported without that event.
@@ -23,7 +24,7 @@ const PROCESSES: usize = 9;
 
 /// See the module's head.
 pub struct EventRelay {
-    metrics: Metrics,
+    counts: EventCounts,
     forwarder: EventForwarder,
     accounting: Option<Arc<ProcessAccounting>>,
     /// The name of this host.
@@ -39,12 +40,12 @@ impl fmt::Debug for EventRelay {
 impl EventRelay {
     /// A relay to `forwarder`. What `accounting` has of a session goes with the session's events, as of this `host`.
     pub fn new(
-        metrics: Metrics,
+        counts: EventCounts,
         forwarder: EventForwarder,
         accounting: Option<Arc<ProcessAccounting>>,
         host: ServerText,
     ) -> Self {
-        Self { metrics, forwarder, accounting, host }
+        Self { counts, forwarder, accounting, host }
     }
 
     /// Takes the body of a request of a sender.
@@ -53,13 +54,15 @@ impl EventRelay {
         let Some(event) = parse(body) else {
             // Of an agent on another mail server.
             let Some(usage) = ReportedUsage::parse(body) else { return self.refused(Some(sender)) };
+            self.counts.received(sender);
             return usage.bodies().into_iter().for_each(|body| self.forwarder.send(name.clone(), body));
         };
+        self.counts.received(sender);
         let keys = event.keys();
         // A run waits until its session has ended: what is to join it goes before.
         if keys.finishes
             && let Some(accounting) = &self.accounting
-            && let Some(session) = keys.session.as_deref().and_then(|session| accounting.of_session(session))
+            && let Some(session) = keys.session.and_then(|session| accounting.of_session(session))
         {
             self.send_usage(session, keys.ends);
         }
@@ -103,6 +106,6 @@ impl EventRelay {
     }
 
     fn count(&self, sender: Option<&str>, outcome: EventOutcome) {
-        self.metrics.server_events(sender, outcome, 1);
+        self.counts.add(sender, outcome, 1);
     }
 }

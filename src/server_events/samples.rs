@@ -5,7 +5,7 @@ use std::time::Duration;
 use imaptrace_record::Run;
 use serde_json::json;
 
-use super::{EventStore, SenderSettings};
+use super::{EventCounts, EventStore, SenderSettings};
 use crate::{plan::Glob, secret::SecretSource, telemetry::Metrics};
 
 /// How long events are kept.
@@ -17,8 +17,9 @@ pub(super) fn sender(name: &str, targets: &[&str]) -> SenderSettings {
 }
 
 pub(super) fn store(senders: &[(&str, &[&str])]) -> EventStore {
-    let senders = senders.iter().map(|(name, targets)| sender(name, targets)).collect();
-    EventStore::new(senders, Metrics::off(), AGE)
+    let senders = senders.iter().map(|(name, targets)| sender(name, targets)).collect::<Vec<_>>();
+    let counts = EventCounts::new(&senders, Metrics::off());
+    EventStore::new(senders, counts, AGE)
 }
 
 pub(super) fn passed() -> Run {

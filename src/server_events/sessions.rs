@@ -66,11 +66,11 @@ impl ReportedItem {
     }
 
     /// What it is joined with a run by.
-    pub(super) fn keys(&self) -> EventKeys {
+    pub(super) fn keys(&self) -> EventKeys<'_> {
         match self {
             Self::Event(event) => event.keys(),
             Self::Usage(usage) => {
-                EventKeys { session: usage.session.clone(), ends: usage.ends, ..EventKeys::default() }
+                EventKeys { session: usage.session.as_deref(), ends: usage.ends, ..EventKeys::default() }
             }
         }
     }
@@ -140,11 +140,11 @@ impl Sessions {
     /// Adds an event with the hash of its body.
     pub(super) fn add(&mut self, sender: &Arc<str>, report: ReportedItem, hash: u64, now: Instant) -> Added {
         let EventKeys { session, tag, ends, finishes } = report.keys();
-        let known = session.as_ref().and_then(|session| {
+        let known = session.and_then(|session| {
             let ids = self.by_session.get(session)?;
             ids.iter().copied().find(|id| self.all.get(id).is_some_and(|known| known.sender == *sender))
         });
-        if known.is_none() && self.is_crowded(session.as_ref(), tag.as_ref(), ends) {
+        if known.is_none() && self.is_crowded(session, tag, ends) {
             return Added::Full;
         }
         let id = known.unwrap_or_else(|| self.begin(sender.clone(), session, now));
@@ -165,10 +165,11 @@ impl Sessions {
         }
         let mut bytes = report.held_bytes();
         if let Some(tag) = tag
-            && reported.tags.insert(tag.clone())
+            && !reported.tags.contains(tag)
         {
             bytes += TAG_BYTES;
-            self.by_tag.entry(tag).or_default().push(id);
+            reported.tags.insert(tag.to_owned());
+            self.by_tag.entry(tag.to_owned()).or_default().push(id);
         }
         if let Some(ends) = ends
             && reported.ends.is_none()
@@ -193,22 +194,22 @@ impl Sessions {
     }
 
     /// Whether so many sessions have one of these keys that no more are kept.
-    fn is_crowded(&self, session: Option<&String>, tag: Option<&String>, ends: Option<ConnectionEnds>) -> bool {
+    fn is_crowded(&self, session: Option<&str>, tag: Option<&str>, ends: Option<ConnectionEnds>) -> bool {
         let named = session.and_then(|session| self.by_session.get(session));
         let tagged = tag.and_then(|tag| self.by_tag.get(tag));
         let connected = ends.and_then(|ends| self.by_ends.get(&ends));
         [named, tagged, connected].into_iter().flatten().any(|ids| ids.len() >= SESSIONS_OF_A_KEY)
     }
 
-    fn begin(&mut self, sender: Arc<str>, session: Option<String>, now: Instant) -> u64 {
+    fn begin(&mut self, sender: Arc<str>, session: Option<&str>, now: Instant) -> u64 {
         let id = self.next;
         self.next += 1;
-        if let Some(session) = &session {
-            self.by_session.entry(session.clone()).or_default().push(id);
+        if let Some(session) = session {
+            self.by_session.entry(session.to_owned()).or_default().push(id);
         }
         let new = ReportedSession {
             sender,
-            session,
+            session: session.map(str::to_owned),
             events: Vec::new(),
             usage: Vec::new(),
             finished_at: None,

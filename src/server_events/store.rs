@@ -16,13 +16,14 @@ use tokio::sync::Notify;
 use super::{
     SenderSettings,
     dovecot_event::ReportedEvent,
+    event_counts::EventCounts,
     process_report::ReportedUsage,
     run_keys::RunKeys,
     sessions::{Added, ReportedItem, Sessions},
     silence::Silence,
     taken::TakenKeys,
 };
-use crate::telemetry::{Metrics, names::EventOutcome};
+use crate::telemetry::names::EventOutcome;
 
 /// The most bytes of memory of all events.
 const BYTES: usize = 16 << 20;
@@ -37,7 +38,7 @@ const AFTER_END: Duration = Duration::from_millis(250);
 
 /// The store.
 pub struct EventStore {
-    metrics: Metrics,
+    counts: EventCounts,
     hasher: RandomState,
     state: Mutex<StoreState>,
     /// Notified when a session has ended, or more has come of one that has.
@@ -66,7 +67,7 @@ pub struct RunReport {
 impl RunReport {
     /// The server's names of the session.
     pub fn session_names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.events.iter().filter_map(|event| event.keys().session).collect();
+        let mut names: Vec<_> = self.events.iter().filter_map(|event| event.session.clone()).collect();
         names.sort();
         names.dedup();
         names
@@ -80,9 +81,9 @@ impl std::fmt::Debug for EventStore {
 }
 
 impl EventStore {
-    /// An empty store for events of these senders, which counts what becomes of them in `metrics`. Events are kept for `age`: the
+    /// An empty store for events of these senders, which adds what becomes of them to `counts`. Events are kept for `age`: the
     /// longest run and its wait.
-    pub fn new(senders: Vec<SenderSettings>, metrics: Metrics, age: Duration) -> Self {
+    pub fn new(senders: Vec<SenderSettings>, counts: EventCounts, age: Duration) -> Self {
         let state = StoreState {
             senders,
             sessions: Sessions::default(),
@@ -91,7 +92,7 @@ impl EventStore {
             age,
             most_bytes: BYTES,
         };
-        Self { metrics, hasher: RandomState::new(), state: Mutex::new(state), session_finished: Notify::new() }
+        Self { counts, hasher: RandomState::new(), state: Mutex::new(state), session_finished: Notify::new() }
     }
 
     /// Keeps events for this long from now on.
@@ -116,14 +117,15 @@ impl EventStore {
         if keys.session.is_none() && keys.tag.is_none() && keys.ends.is_none() {
             return self.refused(Some(sender));
         }
+        self.counts.received(sender);
         let mut state = self.state();
         if state.silence.event_arrived(sender) {
             tracing::info!(sender = &**sender, "events from this sender resumed; runs wait for them again");
         }
         self.expire(&mut state, now);
         // Tags and session name of a run are taken for all senders; any other session name only for the sender that reported it.
-        let is_taken = |key: &String| state.taken.contains(self.hasher.hash_one(key));
-        let is_taken_of_sender = |name: &String| state.taken.contains(self.hasher.hash_one((sender, name)));
+        let is_taken = |key: &&str| state.taken.contains(self.hasher.hash_one(key));
+        let is_taken_of_sender = |name: &&str| state.taken.contains(self.hasher.hash_one((sender, name)));
         if keys.session.iter().chain(&keys.tag).any(is_taken) || keys.session.iter().any(is_taken_of_sender) {
             drop(state);
             return self.count(Some(sender), EventOutcome::Late, 1);
@@ -256,7 +258,7 @@ impl EventStore {
     }
 
     fn count(&self, sender: Option<&str>, outcome: EventOutcome, events: usize) {
-        self.metrics.server_events(sender, outcome, events as u64);
+        self.counts.add(sender, outcome, events as u64);
     }
 
     fn state(&self) -> MutexGuard<'_, StoreState> {

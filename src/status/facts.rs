@@ -1,9 +1,11 @@
 //! The state of the agent beside its runs, made by `agent` for each request; `page` and `server` show it.
 
+use std::collections::BTreeMap;
+
 use imaptrace_record::{Seconds, Timestamp};
 use serde::Serialize;
 
-use crate::delivery;
+use crate::{delivery, server_events::SenderCounts};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Facts {
     pub config: ConfigStatus,
     /// The state of delivery, if there is a receiver of traces.
     pub delivery: Option<delivery::Status>,
+    /// What became of the events of each sender, if events are received.
+    pub server_events: Option<BTreeMap<String, SenderCounts>>,
 }
 
 /// The configuration that is in force.

@@ -16,7 +16,7 @@ use super::{
     request::Filter,
     run_history::{Cursor, RunHistory, StateCounts},
 };
-use crate::delivery;
+use crate::{delivery, server_events::SenderCounts};
 
 /// The version of the response. It increases when a field changes its meaning or is removed, not when one is added.
 const SCHEMA: u32 = 1;
@@ -41,6 +41,8 @@ struct StatusHead<'a> {
     schedule: ScheduleStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivery: Option<&'a delivery::Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_events: Option<Vec<SenderEntry<'a>>>,
     states: StateCounts,
 }
 
@@ -52,6 +54,14 @@ struct ScheduleStatus {
     skipped: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_lag: Option<StartLag>,
+}
+
+#[derive(Serialize)]
+struct SenderEntry<'a> {
+    sender: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_event_at: Option<Timestamp>,
+    events: &'a BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]
@@ -155,12 +165,17 @@ fn head(history: &RunHistory, identity: &Identity, facts: &Facts) -> Vec<u8> {
             start_lag,
         },
         delivery: facts.delivery.as_ref(),
+        server_events: facts.server_events.as_ref().map(|senders| senders.iter().map(sender_entry).collect()),
         states: counts.states,
     };
     let mut head = json(&status);
     head.pop();
     head.extend_from_slice(b",\"accounts\":[");
     head
+}
+
+fn sender_entry<'a>((sender, counts): (&'a String, &'a SenderCounts)) -> SenderEntry<'a> {
+    SenderEntry { sender, last_event_at: counts.last_event_at, events: &counts.events }
 }
 
 /// Prints one account, with at most `runs` of its runs.

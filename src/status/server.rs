@@ -187,6 +187,8 @@ fn respond(code: StatusCode, kind: &'static str, body: ResponseBody) -> Response
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use imaptrace_record::{RunOutcome, Seconds, Timestamp};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -195,6 +197,7 @@ mod tests {
     use super::*;
     use crate::{
         clock,
+        server_events::SenderCounts,
         status::{
             facts::ConfigStatus,
             run_history::tests::{history, plan, run},
@@ -215,6 +218,7 @@ mod tests {
             in_flight: 1,
             config: ConfigStatus { file: None, loaded_at: at(0), last_reload: None },
             delivery: None,
+            server_events: None,
         }
     }
 
@@ -275,12 +279,18 @@ mod tests {
         let history = history(&["mail01", "mail02"]);
         history.record(&run(RunOutcome::Failed, 1));
         history.skipped("mail01", "default", "limit", 2);
-        let source = source(history, Facts { not_ready: vec!["it is stopping".into()], ..facts() });
+        let joined = SenderCounts { last_event_at: Some(at(80)), events: BTreeMap::from([("joined", 12)]) };
+        let senders =
+            [("all", joined), ("backup", SenderCounts::default())].map(|(name, counts)| (name.to_owned(), counts));
+        let server_events = Some(BTreeMap::from(senders));
+        let source = source(history, Facts { not_ready: vec!["it is stopping".into()], server_events, ..facts() });
         let (code, body) = get(&source, "/status.json").await;
         let status: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((code.as_str(), &status["schema"], &status["ready"]), ("200", &1.into(), &false.into()));
         assert_eq!((&status["live"], &status["reasons"][0]), (&true.into(), &"it is stopping".into()));
         assert_eq!(status["schedule"]["skipped"], serde_json::json!({ "limit": 2 }));
+        let all = serde_json::json!({ "sender": "all", "last_event_at": at(80), "events": { "joined": 12 } });
+        assert_eq!(status["server_events"], serde_json::json!([all, { "sender": "backup", "events": {} }]));
         assert_eq!(status["states"], serde_json::json!({ "passed": 0, "failed": 1, "void": 0, "never": 1 }));
         assert_eq!((&status["accounts"][0]["skipped"], &status["accounts"][1]["state"]), (&2.into(), &"never".into()));
         assert_eq!(get(&source, "/status.json?target=mail03").await.0, "404");

@@ -189,6 +189,7 @@ fn bare(listen: SocketAddr) -> std::io::Result<StatusServer> {
         in_flight: 0,
         config: config.clone(),
         delivery: None,
+        server_events: None,
     })
 }
 

@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("process_accounting", &["plan", "record", "clock"]),
     ("telemetry", &["record"]),
     ("terminal", &["record"]),
-    ("status", &["record", "delivery", "listener"]),
+    ("status", &["record", "delivery", "listener", "server_events"]),
     (
         "server_events",
         &["plan", "secret", "imap", "record", "telemetry", "listener", "clock", "process_accounting", "delivery"],

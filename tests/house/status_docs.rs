@@ -18,6 +18,7 @@ const TABLES: &[(&str, &str)] = &[
     ("ScheduleStatus", "### Schedule"),
     ("StartLag", "### Start lag"),
     ("Status", "### Delivery"),
+    ("SenderEntry", "### Sender"),
     ("StateCounts", "### States"),
     ("AccountEntry", "### Account"),
     ("LastRun", "### Run"),

@@ -19,7 +19,7 @@ use imaptrace::{
     process_accounting::{MailLog, ProcessAccounting, ProcessAccountingSettings, SessionQuery},
     secret::SecretSource,
     server_events::{
-        ConnectionEnds, EventReceiver, EventSink, EventStore, RunKeys, SenderCredentials, SenderSettings,
+        ConnectionEnds, EventCounts, EventReceiver, EventSink, EventStore, RunKeys, SenderCredentials, SenderSettings,
         TransportSecurity, add_processes, assemble,
     },
     telemetry::Metrics,
@@ -58,7 +58,8 @@ impl AccountedServer {
         let secret = Some(Secret::new(SECRET.to_owned()));
         let credentials = SenderCredentials::new([(&sender, secret)].into_iter(), TransportSecurity::ClearText);
         let (keep_open, credentials) = watch::channel(Arc::new(credentials));
-        let store = Arc::new(EventStore::new(vec![sender], Metrics::off(), KEEP));
+        let counts = EventCounts::new(std::slice::from_ref(&sender), Metrics::off());
+        let store = Arc::new(EventStore::new(vec![sender], counts, KEEP));
         let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let receiver = EventReceiver::start(listen, credentials, EventSink::Store(store.clone())).unwrap();
         let server = Dovecot::start(&Options { messages, settings: exporter(port), ..Options::default() });

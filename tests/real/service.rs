@@ -110,6 +110,7 @@ fn the_lines_of_the_page_of_operations_get_what_they_are_for() {
         in_flight: 0,
         config: ConfigStatus { file: None, loaded_at: at, last_reload: None },
         delivery: None,
+        server_events: None,
     })
     .unwrap();
     let lines = PAGE.lines().filter(|line| line.starts_with("    curl "));

@@ -8,6 +8,7 @@ use tokio::{
 use super::*;
 use crate::{
     plan::Propagation,
+    server_events::EventCounts,
     server_events::{
         RunKeys,
         samples::{AGE, SampleSession, passed, sender},
@@ -21,12 +22,13 @@ fn reception() -> Arc<ReceiverContext> {
     let senders = vec![sender("one", &["*"])];
     let secrets = senders.iter().map(|sender| (sender, Some(Secret::new("hunter2".to_owned()))));
     let credentials = SenderCredentials::new(secrets, TransportSecurity::ClearText);
-    let store = EventStore::new(senders, Metrics::off(), AGE);
+    let counts = EventCounts::new(&senders, Metrics::off());
+    let store = EventStore::new(senders, counts, AGE);
     let (_, credentials) = watch::channel(Arc::new(credentials));
     Arc::new(ReceiverContext {
         credentials,
         sink: EventSink::Store(Arc::new(store)),
-        events: Mutex::new(TokenBucket::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
+        events: Mutex::new(PeerRates::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
         refusals: Mutex::default(),
     })
 }
@@ -188,7 +190,8 @@ async fn over_tls_and_with_new_credentials_from_the_next_connection_and_request_
         Arc::new(SenderCredentials::new(senders.iter().map(|sender| (sender, Some(secret.clone()))), tls.clone()))
     };
     let (change, credentials) = watch::channel(known("hunter2", &TransportSecurity::Unready));
-    let store = Arc::new(EventStore::new(senders.clone(), Metrics::off(), AGE));
+    let counts = EventCounts::new(&senders, Metrics::off());
+    let store = Arc::new(EventStore::new(senders.clone(), counts, AGE));
     let receiver =
         EventReceiver::start(SocketAddr::new(PEER, 0), credentials, EventSink::Store(store.clone())).unwrap();
     let connect = async || TcpStream::connect(receiver.address()).await.unwrap();
@@ -226,4 +229,14 @@ fn refused_peers_are_logged_once_each_and_a_few_an_hour() {
     assert!(log.known.contains(&(peer(0), AccessError::WrongSecret("one".into()))));
     log.log(peer(200), AccessError::UnknownSender, now + RefusalLog::PERIOD);
     assert_eq!(log.known.len(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_whose_peer_takes_no_answer_is_closed_by_the_kernel() {
+    let listener = tokio::net::TcpListener::bind((PEER, 0)).await.unwrap();
+    let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (stream, _) = accepted.unwrap();
+    limit_unread(&stream);
+    assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNREAD));
 }

@@ -13,7 +13,7 @@ use crate::{
     plan::Propagation,
     server_events::assemble,
     server_events::samples::{AGE, SampleSession, passed, sender, store},
-    telemetry::names,
+    telemetry::{Metrics, names},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -185,8 +185,9 @@ fn a_proxy_and_its_back_end_join_one_run() {
 fn counted(senders: &[(&str, &[&str])]) -> (EventStore, impl Fn() -> Vec<(String, u64)>) {
     let exporter = InMemoryMetricExporter::default();
     let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
-    let senders = senders.iter().map(|(name, targets)| sender(name, targets)).collect();
-    let store = EventStore::new(senders, Metrics::of(&provider), AGE);
+    let senders = senders.iter().map(|(name, targets)| sender(name, targets)).collect::<Vec<_>>();
+    let counts = EventCounts::new(&senders, Metrics::of(&provider));
+    let store = EventStore::new(senders, counts, AGE);
     let counts = move || {
         provider.force_flush().unwrap();
         let all = exporter.get_finished_metrics().unwrap().pop().unwrap();
