@@ -46,6 +46,9 @@ pub(super) enum CliCommand {
         /// The configuration file; - is standard input
         #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
         config: PathBuf,
+        /// What to print
+        #[arg(long, value_enum, value_name = "FORMAT", default_value_t = CheckFormat::Text)]
+        output: CheckFormat,
         /// Probe all its accounts once, if it has no error: as probe --config FILE --all
         #[arg(long)]
         probe: bool,
@@ -326,6 +329,14 @@ pub(super) enum OutputFormat {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CheckFormat {
+    /// The effective settings; errors and warnings go to standard error
+    Text,
+    /// One line: errors and warnings with their places, and the numbers of targets, accounts and series
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ShowFormat {
     /// The waterfall of each run
     Text,
@@ -394,12 +405,15 @@ fn words(words: WordHelp) -> PossibleValuesParser {
 }
 
 impl ProbeArgs {
-    /// `probe --config FILE --all`.
-    pub(super) fn all_of(config: &Path, credentials: Option<&Path>) -> Result<Self, clap::Error> {
+    /// `probe --config FILE --all`, with the output of this form.
+    pub(super) fn all_of(config: &Path, credentials: Option<&Path>, format: CheckFormat) -> Result<Self, clap::Error> {
         let mut words =
             vec!["imaptrace".into(), "probe".into(), "--all".into(), "--config".into(), config.as_os_str().to_owned()];
         if let Some(credentials) = credentials {
             words.extend(["--credentials".into(), credentials.as_os_str().to_owned()]);
+        }
+        if format == CheckFormat::Json {
+            words.extend(["--output".into(), "json".into()]);
         }
         match Cli::try_parse_from(words)?.command {
             CliCommand::Probe(args) => Ok(*args),

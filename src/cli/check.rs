@@ -1,10 +1,12 @@
-//! `imaptrace check`: all problems of a configuration, or the effective settings.
+//! `imaptrace check`: all problems of a configuration, or the effective settings; or one JSON line for other programs.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{borrow::Cow, collections::HashSet, path::Path, time::Duration};
 
 use imaptrace_record::printable::escape;
+use serde::Serialize;
 
 use super::{
+    args::CheckFormat,
     environment::environment,
     exit_code::{PASSED, USAGE},
     output::Output,
@@ -20,7 +22,86 @@ use crate::{
 /// The time limit to examine the state directory.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
+/// The version of [`CheckReport`]. It increases when a field changes its meaning or is removed, not when one is added.
+const SCHEMA: u32 = 1;
+
+/// The line of `--output json`.
+#[derive(Serialize)]
+struct CheckReport<'a> {
+    schema: u32,
+    /// Whether an agent would start with it.
+    valid: bool,
+    errors: Vec<ReportedProblem<'a>>,
+    warnings: Vec<ReportedProblem<'a>>,
+    /// Targets, accounts and metric series of a valid configuration.
+    #[serde(flatten)]
+    size: Option<ConfigSize>,
+}
+
+#[derive(Serialize)]
+struct ConfigSize {
+    targets: usize,
+    accounts: usize,
+    series: u64,
+}
+
+/// A problem. Its place is a file, with line and column where they are known, a variable, or a flag.
+#[derive(Serialize, Default)]
+struct ReportedProblem<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variable: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flag: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    key: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<&'a str>,
+}
+
+impl<'a> ReportedProblem<'a> {
+    fn of(problem: &'a Problem) -> Self {
+        let reported =
+            Self { key: &problem.key, message: &problem.what, help: problem.help.as_deref(), ..Self::default() };
+        match &problem.place {
+            Place::File { path, at } | Place::Included { path, at } | Place::Listed { path, at } => {
+                let (line, column) = at.unzip();
+                Self { file: Some(path.to_string_lossy()), line, column, ..reported }
+            }
+            Place::Variable(name) => Self { variable: Some(name), ..reported },
+            Place::Flag(name) => Self { flag: Some(name), ..reported },
+            Place::Nowhere => reported,
+        }
+    }
+}
+
+/// Prints what `check` found, and returns its exit code.
+fn report(config: Option<&Config>, problems: &Problems, output: &mut Output) -> u8 {
+    let accounts = |config: &Config| config.targets.iter().map(|target| target.accounts.len()).sum();
+    let size = config.map(|config| ConfigSize {
+        targets: config.targets.len(),
+        accounts: accounts(config),
+        series: config::series(config),
+    });
+    let report = CheckReport {
+        schema: SCHEMA,
+        valid: config.is_some(),
+        errors: problems.errors.iter().map(ReportedProblem::of).collect(),
+        warnings: problems.warnings.iter().map(ReportedProblem::of).collect(),
+        size,
+    };
+    // Texts and numbers always have a JSON form.
+    output.print(&(serde_json::to_string(&report).unwrap_or_default() + "\n"));
+    if config.is_some() { PASSED } else { USAGE }
+}
+
+pub(super) fn run(path: &Path, format: CheckFormat, output: &mut Output) -> u8 {
     // As `replay` and other programs name standard input.
     let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
     // The file is read once, so it may be a pipe.
@@ -39,13 +120,22 @@ pub(super) fn run(path: &Path, output: &mut Output) -> u8 {
         }
         Err(problems) => (None, problems),
     };
-    let problems = problems.as_in_check();
+    let mut problems = problems.as_in_check();
+    // The agent does not start without it, although it is no part of the configuration.
+    let threads = workers(std::env::var_os(WORKERS));
+    if format == CheckFormat::Json {
+        problems.errors.extend(threads.err().map(|text| {
+            let (what, help) = text.split_once("\n  help: ").unwrap_or((&text, ""));
+            let what = what.split_once(": ").map_or(what, |(_, what)| what).to_owned();
+            let (place, help) = (Place::Variable(WORKERS.to_owned()), Some(help.to_owned()));
+            Problem { place, key: String::new(), what, help }
+        }));
+        return report(config.as_ref().filter(|_| problems.errors.is_empty()), &problems, output);
+    }
     let config = config.filter(|_| problems.errors.is_empty());
     if config.is_none() {
         output.errors(&problems.to_string());
     }
-    // The agent does not start without it, although it is no part of the configuration.
-    let threads = workers(std::env::var_os(WORKERS));
     if let Err(problem) = &threads {
         output.error(problem);
     }

@@ -31,7 +31,7 @@ use imaptrace_record::escape;
 
 use self::{
     agent::places,
-    args::{BaselineCommand, CanaryCommand, Cli, CliCommand, ProbeArgs},
+    args::{BaselineCommand, CanaryCommand, CheckFormat, Cli, CliCommand, ProbeArgs},
     exit_code::{FAILED, PASSED, USAGE},
     output::Output,
     runtime::{Threads, in_runtime},
@@ -93,19 +93,23 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
             ));
             USAGE
         }
-        CliCommand::Check { config, probe, credentials } => match check::run(&config, &mut output) {
-            PASSED if probe => one_shot(&roots, &mut output, async |signals, output| {
-                output.print("\n");
-                match ProbeArgs::all_of(&config, credentials.as_deref()) {
-                    Ok(args) => probe_many::run(args, signals, output).await,
-                    Err(error) => {
-                        output.error(&error.to_string());
-                        FAILED
+        CliCommand::Check { config, output: format, probe, credentials } => {
+            match check::run(&config, format, &mut output) {
+                PASSED if probe => one_shot(&roots, &mut output, async |signals, output| {
+                    if format == CheckFormat::Text {
+                        output.print("\n");
                     }
-                }
-            }),
-            code => code,
-        },
+                    match ProbeArgs::all_of(&config, credentials.as_deref(), format) {
+                        Ok(args) => probe_many::run(args, signals, output).await,
+                        Err(error) => {
+                            output.error(&error.to_string());
+                            FAILED
+                        }
+                    }
+                }),
+                code => code,
+            }
+        }
         CliCommand::Agent { config } => in_runtime(Threads::AsManyAsCores, &mut output, async |output| {
             agent::run(&config, &roots, hung_up, output).await
         }),

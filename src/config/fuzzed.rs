@@ -124,8 +124,9 @@ const MOST: usize = 200_000;
 fn check(problem: &Problem) {
     assert!(!problem.what.is_empty());
     shows_no_secret(&problem.to_string());
-    let (Place::File { path, at: Some((line, column)) } | Place::Listed { path, at: Some((line, column)) }) =
-        &problem.place
+    let (Place::File { path, at: Some((line, column)) }
+    | Place::Included { path, at: Some((line, column)) }
+    | Place::Listed { path, at: Some((line, column)) }) = &problem.place
     else {
         return;
     };

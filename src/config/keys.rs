@@ -14,6 +14,7 @@ use super::{
 pub(super) static TOP: TableKeys = TableKeys {
     path: "",
     keys: &[
+        "include",
         "targets_from",
         "agent",
         "defaults",
@@ -35,6 +36,7 @@ pub(super) static TOP: TableKeys = TableKeys {
 pub(super) static PROBE_TOP: TableKeys = TableKeys {
     path: "",
     keys: &[
+        "include",
         "targets_from",
         "agent",
         "defaults",

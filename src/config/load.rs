@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     Config, Exports, Probe, keys,
-    problem::{Place, Problem, Problems},
+    problem::{Problem, Problems},
     settings::{
         agent, capacity, dns,
         http::{self, Http},
@@ -14,8 +14,9 @@ use super::{
         server_events, state, window,
     },
     sources::{
+        include::INCLUDE,
         otel,
-        readers::TreeReader,
+        readers::{Table, TreeReader},
         tree::{self, Flag, Merged, Sources},
     },
     targets::{
@@ -78,9 +79,9 @@ pub(super) fn build(
 ) -> Result<Config, Problems> {
     let resource = otel::resource(&sources.environment, &mut problems);
     // After a file that cannot be read or parsed, the other problems would be missing keys.
-    let unreadable = problems.iter().any(|problem| matches!(problem.place, Place::File { .. }));
+    let unreadable = merged.is_unreadable;
+    let mut watched: Vec<PathBuf> = sources.file.iter().chain(&merged.included).cloned().collect();
     let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
-    let mut watched: Vec<PathBuf> = sources.file.iter().cloned().collect();
     let config =
         if unreadable { None } else { read_all(&reader, &sources.environment, resource, &mut watched, origin) };
     watched.sort();
@@ -98,6 +99,17 @@ pub(super) fn build(
     }
 }
 
+/// `tree` reads the files of `include` before the sources are merged, so that only a file can have it.
+fn check_include(root: &Table<'_>) {
+    let Some(field) = root.get(INCLUDE) else { return };
+    if field.is_outside() {
+        field.error("only the configuration file includes others", "write it there");
+    } else {
+        // Notes what is no text.
+        field.list();
+    }
+}
+
 /// None after an error, which is noted.
 fn read_all(
     reader: &TreeReader,
@@ -108,6 +120,7 @@ fn read_all(
 ) -> Option<Config> {
     let listed = matches!(origin, TargetOrigin::Listed);
     let root = reader.root(if listed { &keys::TOP } else { &keys::PROBE_TOP });
+    check_include(&root);
     let defaults_table = root.table("defaults", &options::DEFAULTS);
     let defaults = Options::read(&defaults_table, IN_DEFAULTS);
     let limits_table = root.table("limits", &limits::KEYS);

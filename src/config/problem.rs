@@ -20,6 +20,13 @@ pub enum Place {
         /// Line and column, if known.
         at: Option<(usize, usize)>,
     },
+    /// In a file of `include`.
+    Included {
+        /// The file as it was named or found.
+        path: PathBuf,
+        /// Line and column, if known.
+        at: Option<(usize, usize)>,
+    },
     /// In a file of `targets_from`.
     Listed {
         /// The file as it was named or found.
@@ -38,10 +45,14 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, at: Some((line, column)) } | Self::Listed { path, at: Some((line, column)) } => {
+            Self::File { path, at: Some((line, column)) }
+            | Self::Included { path, at: Some((line, column)) }
+            | Self::Listed { path, at: Some((line, column)) } => {
                 write!(f, "{}:{line}:{column}", Printable(path.display()))
             }
-            Self::File { path, at: None } | Self::Listed { path, at: None } => Printable(path.display()).fmt(f),
+            Self::File { path, at: None } | Self::Included { path, at: None } | Self::Listed { path, at: None } => {
+                Printable(path.display()).fmt(f)
+            }
             Self::Variable(name) => write!(f, "variable {}", Printable(name)),
             Self::Flag(name) => Printable(name).fmt(f),
             Self::Nowhere => f.write_str("configuration"),
@@ -112,13 +123,14 @@ impl Problems {
     }
 }
 
-/// In the order of the file, then of the files of `targets_from`; those of other places keep their order, after these.
+/// In the order of the file, then of those of `include` and of `targets_from`; those of other places keep their order, after these.
 pub(super) fn sort(problems: &mut [Problem]) {
     fn order(problem: &Problem) -> (u8, Option<&Path>, (usize, usize)) {
         match &problem.place {
             Place::File { at, .. } => (0, None, at.unwrap_or_default()),
-            Place::Listed { path, at } => (1, Some(path), at.unwrap_or_default()),
-            _ => (2, None, (0, 0)),
+            Place::Included { path, at } => (1, Some(path), at.unwrap_or_default()),
+            Place::Listed { path, at } => (2, Some(path), at.unwrap_or_default()),
+            Place::Variable(_) | Place::Flag(_) | Place::Nowhere => (3, None, (0, 0)),
         }
     }
     problems.sort_by(|a, b| order(a).cmp(&order(b)));

@@ -141,7 +141,9 @@ fn kinds(problem: &Problem) -> [(usize, u64); 2] {
     let key = first(&problem.key, KEY - 1);
     let (alike, similar) = match &problem.place {
         Place::Listed { path, .. } => (hash((path, &problem.what)), hash((path, without(&problem.what, ('"', '"'))))),
-        place @ Place::File { path, .. } => (hash((place, key)), hash((path, without(key, ('[', ']'))))),
+        place @ (Place::File { path, .. } | Place::Included { path, .. }) => {
+            (hash((place, key)), hash((path, without(key, ('[', ']')))))
+        }
         place => (hash((place, key)), hash((place, key))),
     };
     [(ALIKE, alike), (SIMILAR, similar)]

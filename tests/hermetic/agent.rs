@@ -55,7 +55,12 @@ pub(crate) fn otlp(url: &str, protocol: &str) -> String {
 pub(crate) fn whole(config: &str) -> String {
     // Many agents at once have one port between them, unless the test is about it.
     let http = if config.contains("[http]") { "" } else { "[http]\nlisten = \"off\"\n" };
-    format!("[agent]\nlog_format = \"json\"\n{http}{config}")
+    // It stands above all tables.
+    let (include, config) = match config.split_once('\n') {
+        Some((line, rest)) if line.starts_with("include") => (line, rest),
+        _ => ("", config),
+    };
+    format!("{include}\n[agent]\nlog_format = \"json\"\n{http}{config}")
 }
 
 /// Starts the agent. It logs in JSON.

@@ -350,3 +350,31 @@ fn a_file_of_targets_is_followed_also_when_it_was_bad_in_between() {
         stop(agent, Signal::SIGTERM).await;
     });
 }
+
+#[test]
+fn an_included_file_is_followed_from_when_it_is_added_to_its_directory() {
+    let runtime = runtime();
+    runtime.block_on(async {
+        let (mut first, mut second) = (Listener::willing().await, Listener::willing().await);
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            fs::write(directory.path().join("new"), text).unwrap();
+            fs::rename(directory.path().join("new"), directory.path().join(name)).unwrap();
+        };
+        let include = format!("include = [\"{}/*.toml\"]\n", directory.path().display());
+        let mut agent = start(&(include + &target("first", first.address, "400ms", "390ms")));
+        first.wait_for_command("LOGOUT", 1).await;
+        put("a.toml", "[[targets");
+        agent.stderr_line("configuration not reloaded").await;
+        put("a.toml", &target("second", second.address, "400ms", "390ms"));
+        let line = agent.stderr_line("configuration reloaded").await;
+        assert!(line.contains("\"added\":1") && line.contains("\"unchanged\":1"), "{line}");
+        second.wait_for_command("LOGOUT", 1).await;
+        fs::remove_file(directory.path().join("a.toml")).unwrap();
+        let line = agent.stderr_line("configuration reloaded").await;
+        assert!(line.contains("\"removed\":1"), "{line}");
+        let before = first.count("LOGOUT");
+        first.wait_for_command("LOGOUT", before + 1).await;
+        stop(agent, Signal::SIGTERM).await;
+    });
+}

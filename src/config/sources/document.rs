@@ -20,7 +20,7 @@ const PART_SIZE: usize = 64 << 10;
 /// The tokens of a part: each takes up to 230 bytes while it is parsed.
 const MOST_TOKENS: usize = 700_000;
 /// The memory of the values, in bytes.
-const MOST: usize = 210 << 20;
+pub(crate) const MOST: usize = 210 << 20;
 /// The memory of a table with its first key, and of each further key and element.
 const TABLE: usize = 720;
 const KEY: usize = 80;
@@ -39,9 +39,11 @@ pub(crate) struct Parsed {
     pub(crate) lists: Lists,
     /// The path of each key and list element as a hash, with its offset.
     pub(crate) found: Vec<(u64, u32)>,
+    /// The estimated memory of the values.
+    pub(crate) weight: usize,
 }
 
-type Lists = BTreeMap<String, Vec<Value>>;
+pub(crate) type Lists = BTreeMap<String, Vec<Value>>;
 
 /// Why a text cannot be parsed.
 #[derive(Debug)]
@@ -225,7 +227,7 @@ impl FileReader {
         if self.weight > MOST {
             return Err(ParseFailure::TooMuch);
         }
-        Ok(Parsed { values, lists, found: self.found })
+        Ok(Parsed { values, lists, found: self.found, weight: self.weight })
     }
 
     fn table(&mut self, table: &dyn TableLike, path: &str) -> Dict {
@@ -311,8 +313,9 @@ mod tests {
 
     use super::*;
 
-    /// In an order of its own, without what is there twice.
+    /// In an order of its own, without what is there twice, and without the estimate, to which each part adds its own tables.
     fn sorted(mut parsed: Parsed) -> Parsed {
+        parsed.weight = 0;
         parsed.found.sort_by_key(|(path, _)| *path);
         parsed.found.reverse();
         parsed.found.dedup_by_key(|(path, _)| *path);

@@ -6,7 +6,7 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -19,10 +19,11 @@ use figment::{
 use crate::config::{
     problem::{Place, Problem},
     sources::{
-        document::{self, ParseFailure},
+        document::{self, ParseFailure, Parsed},
         file::{self, Kinds},
+        include::{self, Documents, FilePositions},
         otel,
-        positions::{LineIndex, Positions},
+        positions::LineIndex,
         syntax,
     },
 };
@@ -66,12 +67,16 @@ const DEEPEST: usize = 8;
 pub(crate) struct Merged {
     /// A dictionary.
     pub(crate) root: Value,
-    /// The file that was read.
+    /// The file that was named.
     file: Option<PathBuf>,
     /// The sources, without their values.
     figment: Figment,
-    positions: Positions,
-    /// The file's file system did not answer.
+    positions: FilePositions,
+    /// The included files, and the directories in which more of them may be added.
+    pub(crate) included: Vec<PathBuf>,
+    /// A file could not be read or parsed, which was noted.
+    pub(crate) is_unreadable: bool,
+    /// A file's file system did not answer.
     pub(crate) unanswered: bool,
 }
 
@@ -98,7 +103,11 @@ impl Merged {
         };
         let mut tables =
             std::iter::successors(Some(path), |path| path.rfind(['.', '[']).and_then(|end| path.get(..end)));
-        Place::File { path: file.clone(), at: tables.find_map(|table| self.positions.of(table)) }
+        match tables.find_map(|table| self.positions.of(table)) {
+            Some((included, at)) if included != file => Place::Included { path: included.to_owned(), at: Some(at) },
+            Some((_, at)) => Place::File { path: file.clone(), at: Some(at) },
+            None => Place::File { path: file.clone(), at: None },
+        }
     }
 }
 
@@ -109,32 +118,32 @@ pub(crate) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Merged {
         let kinds = if sources.pipes { Kinds::FilesAndPipes } else { Kinds::Files };
         let bytes = file::read(path, kinds);
         unanswered = bytes.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
-        decode(path, kinds, bytes).map_err(|problem| problems.push(*problem)).ok()
+        let text = decode(FileRole::Named(kinds), bytes);
+        let problem = |(at, what, help)| Problem::new(Place::File { path: path.to_owned(), at }, what, help);
+        text.map_err(|error| problems.push(problem(error))).ok()
     });
-    Merged { unanswered, ..merge_text(sources, text.as_deref(), problems) }
+    let merged = merge_text(sources, text.as_deref(), problems);
+    let is_unreadable = merged.is_unreadable || sources.file.is_some() && text.is_none();
+    Merged { is_unreadable, unanswered: unanswered || merged.unanswered, ..merged }
 }
 
-/// The same with the file's text.
+/// The same with the text of the file that is named.
 ///
 /// The sources are joined from the highest to the lowest, so that the file, which may be large, is traversed once.
 pub(crate) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut Vec<Problem>) -> Merged {
     let mut figment = Figment::new();
-    let mut positions = Positions::default();
-    let mut lists = BTreeMap::new();
+    let mut documents = Documents::default();
+    let mut reading = IncludeReading::default();
     let mut file = None;
     if let (Some(path), Some(text)) = (&sources.file, text) {
-        match document::parse(text) {
-            Ok(parsed) => {
-                lists = parsed.lists;
-                positions = Positions::new(text, parsed.found);
-                file = Some(Layer::new(FILE, Source::File(path.clone()), parsed.values));
-            }
-            Err(ParseFailure::Syntax(error, base)) => problems.push(syntax_problem(path, text, &error, base)),
-            Err(ParseFailure::TooMuch) => problems.push(Problem::new(
-                Place::File { path: path.clone(), at: None },
-                "it holds more keys and values than are taken in: they would take more than 300MiB of memory",
-                "write many targets as [[groups]] or in files of targets_from, or share them out",
-            )),
+        let parsed = parse(text).map_err(|(at, what, help)| {
+            problems.push(Problem::new(Place::File { path: path.clone(), at }, what, help));
+        });
+        reading.is_unreadable = parsed.is_err();
+        if let Ok(parsed) = parsed {
+            documents = Documents::new(path, text, parsed);
+            reading.add_files(&mut documents, path, problems);
+            file = Some(Layer::new(FILE, Source::File(path.clone()), std::mem::take(&mut documents.values)));
         }
     }
     for (variable, key, value) in otel::settings(&sources.environment, problems) {
@@ -177,8 +186,69 @@ pub(crate) fn merge_text(sources: &Sources, text: Option<&str>, problems: &mut V
     let mut root = figment.find_value("").unwrap_or_else(|_| Value::Dict(Tag::Default, Dict::new()));
     // There is no such key: only the providers of the values remain.
     let figment = figment.focus("\0");
-    put_lists(&mut root, lists, &figment);
-    Merged { root, file: sources.file.clone(), figment, positions, unanswered: false }
+    put_lists(&mut root, documents.lists, &figment);
+    let IncludeReading { included, is_unreadable, unanswered } = reading;
+    let positions = documents.positions;
+    Merged { root, file: sources.file.clone(), figment, positions, included, is_unreadable, unanswered }
+}
+
+/// Where something is wrong in a text, what, and what to do.
+type TextProblem = (Option<(usize, usize)>, String, String);
+
+fn parse(text: &str) -> Result<Parsed, TextProblem> {
+    document::parse(text).map_err(|failure| match failure {
+        ParseFailure::Syntax(error, base) => syntax_problem(text, &error, base),
+        ParseFailure::TooMuch => (
+            None,
+            "it holds more keys and values than are taken in: they would take more than 300MiB of memory".to_owned(),
+            "write many targets as [[groups]] or in files of targets_from, or share them out".to_owned(),
+        ),
+    })
+}
+
+/// What came of reading the files of `include`.
+#[derive(Default)]
+struct IncludeReading {
+    /// The files, and the directories in which more of them may be added.
+    included: Vec<PathBuf>,
+    is_unreadable: bool,
+    unanswered: bool,
+}
+
+impl IncludeReading {
+    /// Adds the files of `include` to the document of the first one.
+    fn add_files(&mut self, documents: &mut Documents, first: &Path, problems: &mut Vec<Problem>) {
+        let mut added = BTreeSet::from([first.to_owned()]);
+        for (key, pattern) in documents.patterns() {
+            let found = include::files(&pattern, &mut self.included).unwrap_or_else(|error| {
+                self.unanswered |= error.unanswered;
+                self.is_unreadable = true;
+                let at = documents.positions.of(&key).map(|(_, at)| at);
+                let place = Place::File { path: first.to_owned(), at };
+                problems.push(Problem { key: key.clone(), ..Problem::new(place, error.what, error.help) });
+                Vec::new()
+            });
+            for path in found {
+                // A file that two patterns fit is read once.
+                if added.insert(path.clone()) {
+                    self.add_file(documents, &path, problems);
+                }
+            }
+        }
+    }
+
+    fn add_file(&mut self, documents: &mut Documents, path: &Path, problems: &mut Vec<Problem>) {
+        let bytes = file::read(path, Kinds::Files);
+        self.unanswered |= bytes.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        let read = decode(FileRole::Included, bytes).and_then(|text| Ok((parse(&text)?, text)));
+        match read {
+            Ok((parsed, text)) => documents.add(path, &text, parsed, problems),
+            Err((at, what, help)) => {
+                self.is_unreadable = true;
+                problems.push(Problem::new(Place::Included { path: path.to_owned(), at }, what, help));
+            }
+        }
+    }
 }
 
 /// Puts the file's lists back where no other source has replaced them.
@@ -213,34 +283,43 @@ fn check_clashes(mut keys: Vec<(String, &String)>, problems: &mut Vec<Problem>) 
     }
 }
 
+/// How a file came to be one of the configuration's.
+#[derive(Clone, Copy)]
+enum FileRole {
+    /// The command line names it, and it may be of these kinds.
+    Named(Kinds),
+    /// `include` names it.
+    Included,
+}
+
 /// The file's text, or the problem with it.
-fn decode(path: &Path, kinds: Kinds, bytes: io::Result<Vec<u8>>) -> Result<String, Box<Problem>> {
-    let problem =
-        |at, what: String, help: &str| Box::new(Problem::new(Place::File { path: path.to_owned(), at }, what, help));
+fn decode(role: FileRole, bytes: io::Result<Vec<u8>>) -> Result<String, TextProblem> {
     let bytes = bytes.map_err(|error| {
-        let help = match kinds {
-            _ if error.kind() == io::ErrorKind::TimedOut => {
+        let help = match role {
+            FileRole::Included => "give the path of a file that can be read, or take it out of `include`",
+            FileRole::Named(_) if error.kind() == io::ErrorKind::TimedOut => {
                 "see to the file system, or give a file on another one with --config"
             }
-            Kinds::Files => "give the right file with --config; a pipe is none, for each reload reads it again",
-            Kinds::FilesAndPipes => "give the right file with --config",
+            FileRole::Named(Kinds::Files) => {
+                "give the right file with --config; a pipe is none, for each reload reads it again"
+            }
+            FileRole::Named(Kinds::FilesAndPipes) => "give the right file with --config",
         };
-        problem(None, format!("cannot be read: {error}"), help)
+        (None, format!("cannot be read: {error}"), help.to_owned())
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();
-        problem(Some((line, 1)), "this line is not UTF-8".to_owned(), "save the file as UTF-8")
+        (Some((line, 1)), "this line is not UTF-8".to_owned(), "save the file as UTF-8".to_owned())
     })
 }
 
 /// Uses the parser's short message: the long form shows the line, which may contain a password.
-fn syntax_problem(path: &Path, text: &str, error: &toml_edit::TomlError, base: usize) -> Problem {
+fn syntax_problem(text: &str, error: &toml_edit::TomlError, base: usize) -> TextProblem {
     let at = error.span().map(|span| LineIndex::new(text).position(text, base + span.start));
     let found = syntax::explain(text, at.map_or(0, |(line, _)| line));
     let what = found.what.unwrap_or_else(|| format!("this is not TOML: {}", error.message().replace('\n', "; ")));
-    let place = Place::File { path: path.to_owned(), at: found.line.map(|line| (line, 1)).or(at) };
-    Problem::new(place, what, found.help.unwrap_or_default())
+    (found.line.map(|line| (line, 1)).or(at), what, found.help.unwrap_or_default())
 }
 
 const FILE: &str = "file";
