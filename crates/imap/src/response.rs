@@ -346,6 +346,8 @@ mod tests {
             ("* 25 EXISTS ", "* 25 EXISTS"),
             ("* 25 EXISTS * 0 RECENT", "* 25 EXISTS"),
             ("*  3  EXPUNGE  ", "* 3 EXPUNGE"),
+            ("*  3 EXPUNGE", "* 3 EXPUNGE"),
+            ("* 3 EXPUNGE ", "* 3 EXPUNGE"),
             ("*  CAPABILITY IMAP4rev1", "* CAPABILITY IMAP4rev1"),
             ("*   6  FETCH   (UID 6)", "* 6 FETCH (UID 6)"),
             ("* 6 FETCH(UID 6)", "* 6 FETCH (UID 6)"),

@@ -162,6 +162,28 @@ fn line_ends_bare_lf_is_lenient_and_bare_cr_is_an_error() {
 }
 
 #[test]
+fn one_deviation_in_a_response_of_several_lines_is_enough() {
+    for (response, deviates) in [
+        ("* LIST () \"/\" {3}\r\nabc\r\n", false),
+        ("* LIST () \"/\" {3+}\r\nabc\r\n", true),
+        ("* LIST () \"/\" {3}\nabc\r\n", true),
+        ("* LIST () \"/\" {3}\r\nabc\n", true),
+        ("* ID (\"a\" {1+}\r\nb \"c\" {1}\r\nd)\r\n", true),
+    ] {
+        let (seen, error) = run(&[response.as_bytes()]);
+        assert_eq!((error, seen.len()), (None, 1), "{response:?}");
+        assert_eq!(seen[0].deviates, deviates, "{response:?}");
+    }
+}
+
+#[test]
+fn its_printable_form_has_a_size_and_nothing_that_a_server_sent() {
+    let mut framer = Framer::new(Limits::default());
+    framer.push(b"* OK planted").unwrap();
+    assert_eq!(format!("{framer:?}"), "Framer(12 bytes)");
+}
+
+#[test]
 fn endless_lines_and_endless_nesting_end_at_the_limit() {
     assert_eq!(error(&"x".repeat(70_000)), Some(Syntax::Line));
     assert_eq!(error(&format!("* X {}\r\n", "(".repeat(33))), Some(Syntax::Depth));

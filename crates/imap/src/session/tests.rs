@@ -288,6 +288,30 @@ fn bye_ends_any_command_but_logout() {
 }
 
 #[test]
+fn a_select_that_is_refused_leaves_no_mailbox_open() {
+    let password = Secret::new("p".into());
+    let mut session = greeted();
+    run(&mut session, &Command::Login { user: "u", password: &password }, b"t1 OK\r\n");
+    for (answer, state) in [
+        (b"t1 NO none\r\n".as_slice(), SessionState::Authenticated),
+        (b"t1 OK\r\n", SessionState::Selected),
+        (b"t1 NO none\r\n", SessionState::Authenticated),
+    ] {
+        run(&mut session, &Command::Select { mailbox: "INBOX", read_only: false }, answer);
+        assert_eq!(session.state(), state);
+    }
+}
+
+#[test]
+fn a_logout_that_is_refused_ends_no_session() {
+    let mut session = greeted();
+    assert_eq!(run(&mut session, &Command::Logout, b"t1 NO not now\r\n"), ["first byte", "tagged NO - not now"]);
+    assert_eq!(session.state(), SessionState::NotAuthenticated);
+    run(&mut session, &Command::Logout, b"t1 OK\r\n");
+    assert_eq!(session.state(), SessionState::Logout);
+}
+
+#[test]
 fn nothing_leads_back_from_bye() {
     let password = Secret::new("p".into());
     let mut session = greeted();

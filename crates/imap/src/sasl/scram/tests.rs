@@ -95,6 +95,15 @@ fn the_peer_of_these_tests_computes_what_rfc_7677_does() {
 }
 
 #[test]
+fn the_printable_forms_of_hashing_show_neither_password_nor_challenge() {
+    let mut talk = Talk::scram();
+    let first = talk.peer().first("planted", b"salt", 4096);
+    let ChallengeReply::Hash(work) = talk.answer(first.as_bytes()) else { panic!("no hashing") };
+    assert_eq!(format!("{work:?}"), "HashTask");
+    assert_eq!(format!("{:?}", work.run()), "HashResult");
+}
+
+#[test]
 fn both_sides_prove_that_they_have_the_password() {
     for (user, password, as_sent) in [
         (USER, PASSWORD, "n=user"),
