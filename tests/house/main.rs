@@ -15,6 +15,7 @@ mod names_docs;
 mod protocol_docs;
 mod record_docs;
 mod scenarios_docs;
+mod semconv;
 mod shape;
 mod status_docs;
 mod telemetry_docs;
