@@ -352,3 +352,18 @@ impl Drop for Active<'_> {
         self.0.active(-1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_asked_for_from_the_start_of_a_run_to_its_end() {
+        let run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
+        assert!(!run.duration_s.to_duration().is_zero());
+        let query = session_query(&run, vec!["name".to_owned()]);
+        assert_eq!(query.begin, run.started_at.to_system_time());
+        assert_eq!(query.end, query.begin + run.duration_s.to_duration());
+        assert_eq!((query.names, query.ends.is_some()), (vec!["name".to_owned()], run.server.local.is_some()));
+    }
+}

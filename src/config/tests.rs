@@ -307,3 +307,35 @@ fn a_file_of_targets_takes_no_more_memory_than_its_targets_and_labels_may() {
         assert!(details(name, &text).contains("there are more than 2,000,000 values"), "{name}");
     }
 }
+
+#[test]
+fn a_run_that_is_cut_before_one_command_is_a_warning_and_no_other_limit_is() {
+    let warnings = |limits: &str| -> Vec<String> {
+        let config = load_text(&format!("{TARGET}[limits]\n{limits}\n")).unwrap();
+        config.warnings.into_iter().filter(|warning| warning.key.starts_with("limits")).map(|it| it.key).collect()
+    };
+    assert_eq!(warnings(""), [""; 0]);
+    assert_eq!(warnings("run_bytes = \"1MiB\"\ncommand_bytes = \"1MiB\""), [""; 0]);
+    assert_eq!(warnings("run_bytes = \"2MiB\"\ncommand_bytes = \"1MiB\""), [""; 0]);
+    assert_eq!(warnings("run_bytes = \"1MiB\"\ncommand_bytes = \"2MiB\""), ["limits.run_bytes"]);
+    assert_eq!(warnings("command_bytes = \"900GiB\""), ["limits.command_bytes"]);
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_a_problem_only_if_it_is_read() {
+    let problems = |variable: &str| -> Vec<String> {
+        let not_utf8 = vec![variable.to_owned()];
+        let file = Some(PathBuf::from("imaptrace.toml"));
+        let mut problems = Vec::new();
+        tree::merge_text(&Sources { file, not_utf8, ..Sources::default() }, Some(TARGET), &mut problems);
+        problems.into_iter().map(|problem| problem.to_string()).collect()
+    };
+    for read in ["OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_ENDPOINT", "IMAPTRACE__DEFAULTS__INTERVAL", "STATE_DIRECTORY"]
+    {
+        let found = problems(read);
+        assert!(found.len() == 1 && found[0].starts_with(&format!("variable {read}: it is not UTF-8")), "{found:?}");
+    }
+    for other in ["OTEL_LOG_LEVEL", "OTEL_EXPORTER_JAEGER_ENDPOINT", "PATH", "LC_NAME"] {
+        assert_eq!(problems(other), [""; 0], "{other}");
+    }
+}

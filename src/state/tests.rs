@@ -442,3 +442,21 @@ fn what_is_mounted_above_a_path_is_known_by_its_line() {
     assert!(proc.contains(&root) && proc.lines().count() > root.lines().count(), "{proc}");
     assert_eq!(mounts_above(Path::new("/proc2")), root);
 }
+
+#[test]
+fn what_stands_in_the_place_of_a_file_is_named_by_its_kind_and_not_opened() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    let (directory, files) = (state.path(), state.ready().unwrap());
+    fs::create_dir(directory.join("directory")).unwrap();
+    symlink(home.path(), directory.join("link")).unwrap();
+    mkfifo(&directory.join("fifo"), Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap();
+    for (name, kind) in
+        [("directory", "a directory"), ("link", "a symbolic link"), ("fifo", "a FIFO"), ("socket", "a socket")]
+    {
+        let error = files.open_or_create(name).unwrap_err().to_string();
+        assert!(error.contains(kind), "{name}: {error}");
+    }
+    assert!(files.open_or_create("file").is_ok());
+}
