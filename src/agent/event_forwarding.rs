@@ -100,8 +100,8 @@ impl ForwardSource {
     }
 }
 
-/// The name of this host, as its events have it.
-pub(super) fn host_name() -> String {
+/// The name of this host, as its events have it, and as a shard may depend on.
+pub fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.unwrap_or_else(|| "localhost".to_owned())
 }

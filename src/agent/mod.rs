@@ -78,6 +78,7 @@ pub use self::{
     baseline_requests::AcceptRequest,
     cpu::{enter_thread, leave_thread},
     error::AgentError,
+    event_forwarding::host_name,
     exit::exit,
     otlp_files::check_tls,
     run_once::{load_password, run_once},
@@ -140,6 +141,11 @@ pub async fn serve(stop: impl Future<Output = ()>, config: Config, status: Statu
     run_until(stop, config, None, status).await
 }
 
+fn log_start(config: &Config, slots: usize) {
+    let shard = config.shard.map(tracing::field::display);
+    info!(targets = config.targets.len(), slots, shard, version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
+}
+
 async fn run_until(
     stop: impl Future<Output = ()>,
     mut config: Config,
@@ -170,7 +176,7 @@ async fn run_until(
     let tls_files = Arc::new(TlsFileSets::new(follower.clone()));
     let (targets, _) = TargetSet::default().next(&config.targets, &tls_files.load(&config.targets).await?);
     let slots = targets.slots();
-    info!(targets = config.targets.len(), slots = slots.len(), version = env!("CARGO_PKG_VERSION"), "imaptrace is up");
+    log_start(&config, slots.len());
     let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
     let metrics = delivery.metrics();
     metrics.reloaded(true, clock::wall());

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     agent,
-    config::{self, Sources},
+    config::{self, ShardScope, Sources},
     net::Roots,
     status::HistoryDepth,
     telemetry::logs::{self, LogSettings},
@@ -32,7 +32,8 @@ pub(super) fn places(state: Option<&Path>) -> Vec<PathBuf> {
 }
 
 pub(super) async fn run(path: &Path, roots: &Roots, hung_up: &'static AtomicBool, output: &mut Output) -> u8 {
-    let sources = Sources { file: Some(path.to_owned()), ..environment() };
+    let sources =
+        Sources { file: Some(path.to_owned()), shards: ShardScope::OfHost(agent::host_name()), ..environment() };
     let config = match config::load(&sources) {
         Ok(config) => config,
         Err(problems) => {

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     agent, blocking, clock,
-    config::{self, Config, Place, Problem, Problems, Sources},
+    config::{self, Config, Place, Problem, Problems, ShardScope, Sources},
     net::{TlsContext, TlsContextError, TlsFileFault, check_server_pair},
+    plan::ordinal_of,
     state::StateDir,
 };
 
@@ -105,7 +106,10 @@ pub(super) fn run(path: &Path, format: CheckFormat, output: &mut Output) -> u8 {
     // As `replay` and other programs name standard input.
     let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
     // The file is read once, so it may be a pipe.
-    let sources = Sources { file: Some(path.to_owned()), pipes: true, ..environment() };
+    // Where the agent runs in a StatefulSet, this host may be another.
+    let host = Some(agent::host_name()).filter(|name| ordinal_of(name).is_some());
+    let shards = host.map_or(ShardScope::OfNoHost, ShardScope::OfHost);
+    let sources = Sources { file: Some(path.to_owned()), pipes: true, shards, ..environment() };
     let (config, problems) = match config::load(&sources) {
         Ok(mut config) => {
             let mut problems = Problems {

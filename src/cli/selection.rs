@@ -10,7 +10,7 @@ use imaptrace_record::escape;
 
 use super::{args::CONFIGURATION, environment::environment};
 use crate::{
-    config::{self, Config, Flag, Problems, Sources, nearest},
+    config::{self, Config, Flag, Problems, ShardScope, Sources, nearest},
     plan::{Account, Target},
     secret::SecretSource,
 };
@@ -20,9 +20,9 @@ const CREDENTIALS: &str = "/run/credentials/imaptrace.service";
 /// The most names that an error lists.
 const MOST_NAMED: usize = 10;
 
-/// Reads a configuration as the agent does.
+/// Reads a configuration as the agent does, with the targets of all shards.
 pub(super) fn load(file: &Path, flags: Vec<Flag>) -> Result<Config, Problems> {
-    config::load(&Sources { file: Some(file.to_owned()), flags, ..environment() })
+    config::load(&Sources { file: Some(file.to_owned()), flags, shards: ShardScope::All, ..environment() })
 }
 
 /// Accounts of a configuration, as the command line names them.

@@ -35,6 +35,9 @@ pub fn describe(config: &Config) -> String {
 fn write(out: &mut String, config: &Config) -> fmt::Result {
     let accounts: usize = config.targets.iter().map(|target| target.accounts.len()).sum();
     writeln!(out, "targets: {}, accounts: {accounts}", config.targets.len())?;
+    if let Some(shard) = config.shard {
+        writeln!(out, "  of shard {shard}; targets of other shards: {}", config.other_targets)?;
+    }
     let groups: BTreeSet<_> = config.targets.iter().filter_map(|target| target.group.as_ref()).collect();
     writeln!(out, "groups: {}, maintenance windows: {}", groups.len(), config.windows.len())?;
     writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series.series_limit)?;

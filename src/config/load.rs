@@ -17,7 +17,7 @@ use super::{
         include::INCLUDE,
         otel,
         readers::{Table, TreeReader},
-        tree::{self, Flag, Merged, Sources},
+        tree::{self, Flag, Merged, ShardScope, Sources},
     },
     targets::{
         account::TargetOrigin,
@@ -27,7 +27,7 @@ use super::{
     },
 };
 use crate::{
-    plan::{NameResolver, Target},
+    plan::{NameResolver, Shard, Target},
     server_events::ServerEventsSettings,
     telemetry::ResourceSettings,
 };
@@ -82,8 +82,7 @@ pub(super) fn build(
     let unreadable = merged.is_unreadable;
     let mut watched: Vec<PathBuf> = sources.file.iter().chain(&merged.included).cloned().collect();
     let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
-    let config =
-        if unreadable { None } else { read_all(&reader, &sources.environment, resource, &mut watched, origin) };
+    let config = if unreadable { None } else { read_all(&reader, sources, resource, &mut watched, origin) };
     watched.sort();
     watched.dedup();
     let problems = reader.finish();
@@ -110,10 +109,25 @@ fn check_include(root: &Table<'_>) {
     }
 }
 
+fn read_shard(table: &Table<'_>, scope: &ShardScope) -> Option<Shard> {
+    match scope {
+        ShardScope::All => agent::shard(table, None).and(None),
+        ShardScope::OfNoHost => agent::shard(table, None),
+        ShardScope::OfHost(name) => agent::shard(table, Some(name)),
+    }
+}
+
+/// Leaves the targets of a shard. Returns how many there were besides.
+fn retain(targets: &mut Vec<Target>, shard: Shard) -> usize {
+    let all = targets.len();
+    targets.retain(|target| shard.has(&target.endpoint));
+    all - targets.len()
+}
+
 /// None after an error, which is noted.
 fn read_all(
     reader: &TreeReader,
-    environment: &[(String, String)],
+    sources: &Sources,
     mut resource: ResourceSettings,
     watched: &mut Vec<PathBuf>,
     origin: &TargetOrigin<'_>,
@@ -151,9 +165,10 @@ fn read_all(
         }
     }
 
-    let agent = agent::read(&root.table("agent", &agent::KEYS), &mut resource);
+    let agent_table = root.table("agent", &agent::KEYS);
+    let agent = agent::read(&agent_table, &mut resource);
     let otlp_table = root.table("otlp", &otlp::KEYS);
-    let otlp = otlp::read(&otlp_table, environment);
+    let otlp = otlp::read(&otlp_table, &sources.environment);
     // An error in the endpoint was noted. Without targets the agent only forwards the events of mail servers.
     let has_targets = targets.as_ref().is_none_or(|targets| !targets.is_empty());
     if listed && has_targets && otlp == Otlp::default() && !otlp_table.has_errors() {
@@ -171,8 +186,13 @@ fn read_all(
         ServerEventsSettings::default()
     };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
+    // What follows is of this agent alone.
+    let own_shard = if listed { read_shard(&agent_table, &sources.shards) } else { None };
+    let other_targets = own_shard.zip(targets.as_mut()).map_or(0, |(shard, targets)| retain(targets, shard));
     let config = Config {
         targets: targets?,
+        shard: own_shard,
+        other_targets,
         agent,
         otlp,
         metrics,

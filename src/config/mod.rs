@@ -34,7 +34,7 @@ pub use settings::{
 };
 pub use sources::{
     schema::TableKeys,
-    tree::{Flag, Sources},
+    tree::{Flag, ShardScope, Sources},
     units,
 };
 pub use targets::url;
@@ -43,7 +43,7 @@ use std::path::PathBuf;
 
 use crate::{
     latency,
-    plan::{Dns, Maintenance, RunLimits, Target, Timing},
+    plan::{Dns, Maintenance, RunLimits, Shard, Target, Timing},
     secret::SecretSource,
     server_events::ServerEventsSettings,
     telemetry::ResourceSettings,
@@ -54,6 +54,10 @@ use crate::{
 pub struct Config {
     /// What is probed; none only where server events are received or forwarded.
     pub targets: Vec<Target>,
+    /// The shard that they are, of several.
+    pub shard: Option<Shard>,
+    /// How many targets are of other shards.
+    pub other_targets: usize,
     /// Settings of the agent itself.
     pub agent: Agent,
     /// The exporters.

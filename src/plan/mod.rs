@@ -10,6 +10,7 @@ mod journey;
 mod maintenance;
 mod network;
 mod run_limits;
+mod shard;
 mod target;
 
 pub use address_kind::AddressKind;
@@ -21,4 +22,5 @@ pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, Propaga
 pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use network::{Network, NetworkError};
 pub use run_limits::RunLimits;
+pub use shard::{Shard, ordinal_of, shard_of};
 pub use target::{Account, AccountOptions, Dns, NameResolver, SeriesPer, Target, Timing, TlsOptions, UserName};

@@ -49,6 +49,7 @@ mod scenarios;
 mod secret_files;
 mod secrets;
 mod server_events;
+mod shards;
 mod show;
 mod streams;
 mod survival;

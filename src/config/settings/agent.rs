@@ -1,17 +1,17 @@
-//! `[agent]`: the agent's name and its log. Called by `load`.
+//! `[agent]`: the agent's name, its shard and its log. Called by `load`.
 
 use tracing::Level;
 
 use crate::{
     config::sources::{
-        readers::{Field, Table},
+        readers::{Field, Table, shown},
         schema::TableKeys,
     },
-    plan::Choice,
+    plan::{Choice, Shard, ordinal_of},
     telemetry::{ResourceSettings, logs::LogFormat},
 };
 
-pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "log_format", "log_level"]);
+pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "shard", "log_format", "log_level"]);
 
 /// Settings of the agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,4 +40,50 @@ pub(crate) fn read(table: &Table<'_>, resource: &mut ResourceSettings) -> Agent 
         log_format: table.read("log_format", Field::choice).unwrap_or(LogFormat::Text),
         log_level: table.read("log_level", Field::choice).unwrap_or(Level::INFO),
     }
+}
+
+/// Reads the shard of an agent on the host of this name. Without a name the configuration is only checked, and a shard that
+/// depends on it is left open.
+pub(crate) fn shard(table: &Table<'_>, host_name: Option<&str>) -> Option<Shard> {
+    table.read("shard", |field| {
+        let text = field.text()?;
+        let help = "write \"I/N\", with I from 0 to N-1, or \"ordinal/N\" for the number at the end of the host's name";
+        let Some((index, count)) = text.split_once('/') else {
+            field.error(format!("{} is no shard: expected \"I/N\", such as \"0/5\"", shown(&text)), help);
+            return None;
+        };
+        let number =
+            |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u32>().ok()).flatten();
+        let Some(count) = number(count).filter(|count| (1..=Shard::MOST).contains(count)) else {
+            let most = Shard::MOST;
+            field.error(format!("{} is no number of shards: expected 1 to {most}", shown(count)), help);
+            return None;
+        };
+        let index = if index == "ordinal" {
+            match (host_name, host_name.and_then(ordinal_of)) {
+                (_, Some(ordinal)) => ordinal,
+                (Some(name), None) => {
+                    let what = format!("the name of this host, {}, does not end in -NUMBER", shown(name));
+                    field.error(what, "write the shard as \"I/N\" where no StatefulSet names the hosts");
+                    return None;
+                }
+                (None, None) => {
+                    let what = "the shard is by the name of the agent's host, so the targets of all shards are checked";
+                    field.warn(what, "set IMAPTRACE__AGENT__SHARD to check one shard");
+                    return None;
+                }
+            }
+        } else if let Some(index) = number(index) {
+            index
+        } else {
+            field.error(format!("{} is no shard: expected a number or \"ordinal\"", shown(index)), help);
+            return None;
+        };
+        let shard = Shard::new(index, count);
+        if shard.is_none() {
+            let last = count - 1;
+            field.error(format!("there is no shard {index} of {count}: expected 0 to {last}"), "count shards from 0");
+        }
+        shard
+    })
 }

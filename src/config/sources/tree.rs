@@ -41,6 +41,20 @@ pub struct Sources {
     pub flags: Vec<Flag>,
     /// Whether the file may be a pipe: if it is read only once.
     pub pipes: bool,
+    /// Which shard's targets are read.
+    pub shards: ShardScope,
+}
+
+/// Which targets of a configuration with `shard` are read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ShardScope {
+    /// All of them, whatever its shard is.
+    All,
+    /// Those of its shard; one that depends on the name of a host is not known here.
+    #[default]
+    OfNoHost,
+    /// Those of its shard on the host of this name.
+    OfHost(String),
 }
 
 /// A flag of the command line that sets a key. It has no printable form: a value can be a URL with a password.
