@@ -56,6 +56,8 @@ pub(super) enum CliCommand {
         #[arg(long, value_name = "DIR", requires = "probe")]
         credentials: Option<PathBuf>,
     },
+    /// Print the JSON Schema of the configuration, for editors and other programs
+    Schema,
     /// What the agent takes for usual
     #[command(arg_required_else_help = true)]
     Baseline {

@@ -44,6 +44,8 @@ use crate::{
     telemetry::logs,
 };
 
+/// The JSON Schema of the configuration.
+const SCHEMA: &str = include_str!("../../schema/imaptrace.schema.json");
 /// How long the end of the agent waits until the last lines on standard error are written.
 const LAST_LINES: Duration = Duration::from_millis(200);
 /// The same for all other commands, whose messages may be long and their reader slow.
@@ -84,6 +86,10 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "imaptrace", &mut script);
             output.print(&String::from_utf8_lossy(&script));
+            PASSED
+        }
+        CliCommand::Schema => {
+            output.print(SCHEMA);
             PASSED
         }
         CliCommand::Check { config, probe: true, .. } if config == Path::new("-") || config.starts_with("/dev") => {

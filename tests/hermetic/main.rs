@@ -46,6 +46,7 @@ mod recorded_runs;
 mod reload;
 mod resolvers;
 mod scenarios;
+mod schema;
 mod secret_files;
 mod secrets;
 mod server_events;
