@@ -41,6 +41,8 @@ enum Server {
     Says(u8),
     /// Has this code for AAAA, and answers for the A records.
     SaysV6(u8),
+    /// Has this code for the names of `bad.test`, and answers for the others.
+    SaysBelow(u8),
     /// Is there and does not answer.
     Silent,
     /// Is not there: the port is closed.
@@ -51,7 +53,7 @@ enum Server {
     Refers,
 }
 
-use Server::{Closed, Garbage, Good, NoEdns, Refers, Says, SaysV6, Silent, Tcp};
+use Server::{Closed, Garbage, Good, NoEdns, Refers, Says, SaysBelow, SaysV6, Silent, Tcp};
 
 /// What comes of a look-up.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +89,8 @@ fn act(server: Server, number: u8, question: &Question) -> Vec<Vec<u8>> {
         Tcp if !question.tcp => truncated(question),
         Says(code) => question.answer(code, &[]),
         SaysV6(code) if !question.is_v4() => question.answer(code, &[]),
-        Good | NoEdns(_) | Tcp | SaysV6(_) => known(),
+        SaysBelow(code) if question.name.ends_with(".bad.test") => question.answer(code, &[]),
+        Good | NoEdns(_) | Tcp | SaysV6(_) | SaysBelow(_) => known(),
         Garbage => question.answer(NO_ERROR, &[])[..7].to_vec(),
         Refers => {
             let mut answer = question.answer(NO_ERROR, &[]);
@@ -282,6 +285,8 @@ fn cases() -> Vec<Case> {
         case("the root as a search domain", &[Good], "mail_server", of(1)).options("search . example.test\n"),
         case("no-tld-query", &[Good], "mail_server", NxDomain).options("search no.test\noptions no-tld-query\n"),
         case("SERVFAIL in the search list", &[Says(SERVFAIL)], "mail", Failed).options(search),
+        case("SERVFAIL in the first search domain alone", &[SaysBelow(SERVFAIL)], "mail", of(1))
+            .options("search bad.test example.test\n"),
         case("a search domain that is too long", &[Good], "mail_server", of(1))
             .options(&format!("search {}example.test\n", "long.".repeat(47))),
         case("a name in the hosts file", &[Says(SERVFAIL)], MAIL, of(7)).hosts("192.0.2.7 post Mail.Example.Test\n"),
@@ -337,6 +342,45 @@ fn the_builtin_resolver_comes_to_what_the_c_librarys_comes_to() {
         .collect();
     let wrong: Vec<String> = workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether the second question came before the first was answered, by a server that answers both.
+fn are_asked_at_once(options: &str) -> bool {
+    let host = Host::new();
+    host.write("resolv.conf", &format!("nameserver 127.0.0.1\noptions timeout:20 attempts:1 {options}\n"));
+    host.wait_for(async || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+        let server = std::thread::spawn(move || {
+            let mut question = [0; 512];
+            let (length, peer) = socket.recv_from(&mut question).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let mut second = [0; 512];
+            let early = socket.recv_from(&mut second);
+            let refuse = |message: &mut [u8], peer| {
+                (message[2], message[3]) = (message[2] | 0x80, NXDOMAIN);
+                socket.send_to(message, peer).unwrap();
+            };
+            refuse(&mut question[..length], peer);
+            let at_once = early.is_ok();
+            let (length, peer) = early
+                .or_else(|_| {
+                    socket.set_read_timeout(Some(LONG)).unwrap();
+                    socket.recv_from(&mut second)
+                })
+                .unwrap();
+            refuse(&mut second[..length], peer);
+            at_once
+        });
+        let found = builtin().lookup("mail.example.test", Family::Any, clock::now() + LONG).await;
+        assert_eq!(found.map(|_| ()), Err(ResolveCause::NxDomain));
+        server.join().unwrap()
+    })
+}
+
+#[test]
+fn both_families_are_asked_for_at_once_or_one_after_the_other() {
+    assert!(are_asked_at_once(""));
+    assert!(!are_asked_at_once("single-request"));
 }
 
 /// The same look-ups in this process, over which files change.
