@@ -347,3 +347,32 @@ fn negative(message: &Message) -> Option<u32> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a question makes of a header with its id, these flags, and nothing that its counts announce.
+    fn answer(flags: u8, id_of_another: bool) -> Option<&'static str> {
+        let name = Name::from_ascii("mail.example.test.").unwrap();
+        let question = Question::new(&name, RecordType::A, false).unwrap();
+        let [high, low] = (question.id ^ u16::from(id_of_another)).to_be_bytes();
+        let header = [high, low, flags, 0, 0, 1, 0, 1, 0, 0, 0, 0];
+        question.answered_by(&header).map(|answer| match answer {
+            ReceivedAnswer::Whole(_) => "whole",
+            ReceivedAnswer::Truncated => "truncated",
+            ReceivedAnswer::Malformed => "malformed",
+        })
+    }
+
+    /// RFC 1035 section 4.1.1: QR 0x80, AA 0x04, TC 0x02, RD 0x01.
+    #[test]
+    fn a_cut_answer_is_truncated_only_if_it_says_so() {
+        assert_eq!(answer(0x81, false), Some("malformed"));
+        assert_eq!(answer(0x85, false), Some("malformed"));
+        assert_eq!(answer(0x83, false), Some("truncated"));
+        assert_eq!(answer(0x82, false), Some("truncated"));
+        // No answer, and none to this question.
+        assert_eq!((answer(0x03, false), answer(0x83, true), answer(0x81, true)), (None, None, None));
+    }
+}
