@@ -117,8 +117,8 @@ impl ReportedSession {
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It is kept; `is_finished`: the end of its session has come, with it or before.
-    Kept { is_finished: bool },
+    /// It is kept.
+    Kept,
     /// The same event was there already.
     Repeated,
     /// Its session has too many.
@@ -157,7 +157,7 @@ impl Sessions {
             reported.further += 1;
             reported.bytes += HASH_BYTES;
             self.bytes += HASH_BYTES;
-            return Added::Kept { is_finished: false };
+            return Added::Kept;
         }
         if reported.events.len() + reported.usage.len() >= EVENTS_OF_A_SESSION {
             reported.seen.remove(&hash);
@@ -187,10 +187,9 @@ impl Sessions {
         if finishes {
             reported.finished_at.get_or_insert(now);
         }
-        let is_finished = reported.finished_at.is_some();
         reported.bytes += bytes;
         self.bytes += bytes;
-        Added::Kept { is_finished }
+        Added::Kept
     }
 
     /// Whether so many sessions have one of these keys that no more are kept.

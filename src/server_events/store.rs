@@ -11,8 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
-
 use super::{
     SenderSettings,
     dovecot_event::ReportedEvent,
@@ -41,8 +39,6 @@ pub struct EventStore {
     counts: EventCounts,
     hasher: RandomState,
     state: Mutex<StoreState>,
-    /// Notified when a session has ended, or more has come of one that has.
-    session_finished: Notify,
 }
 
 struct StoreState {
@@ -92,7 +88,7 @@ impl EventStore {
             age,
             most_bytes: BYTES,
         };
-        Self { counts, hasher: RandomState::new(), state: Mutex::new(state), session_finished: Notify::new() }
+        Self { counts, hasher: RandomState::new(), state: Mutex::new(state) }
     }
 
     /// Keeps events for this long from now on.
@@ -137,8 +133,7 @@ impl EventStore {
         }
         drop(state);
         match added {
-            Added::Kept { is_finished: true } => self.session_finished.notify_one(),
-            Added::Kept { is_finished: false } => {}
+            Added::Kept => {}
             Added::Repeated => self.refused(Some(sender)),
             Added::Full => self.count(Some(sender), EventOutcome::Full, 1),
         }
@@ -178,11 +173,6 @@ impl EventStore {
         let commands: HashSet<_> = sessions.iter().flat_map(|session| session.finished_commands()).collect();
         let is_reported = |tags: &[String; 2]| tags.iter().any(|tag| commands.contains(tag.as_str()));
         Some(if run.after_login.iter().all(is_reported) { finished } else { finished + AFTER_END })
-    }
-
-    /// Completes when a session has ended, or more has come of one that has, since the last call.
-    pub async fn session_finished(&self) {
-        self.session_finished.notified().await;
     }
 
     /// Takes the events of a run. What arrives for it from now on is late.

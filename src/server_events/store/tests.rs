@@ -1,6 +1,5 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
-use futures_util::FutureExt as _;
 use imaptrace_record::{ServerEventName, SpanId};
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, SdkMeterProvider,
@@ -75,19 +74,6 @@ fn a_run_is_complete_with_the_end_of_its_session_and_of_all_its_commands_or_a_mo
     assert_eq!(complete(), Some(now + SECOND + AFTER_END), "LOGOUT is not reported");
     receive(&store, "one", &session.command("LOGOUT"), now + SECOND + Duration::from_millis(20));
     assert_eq!(complete(), Some(now + SECOND));
-}
-
-#[tokio::test]
-async fn who_waits_is_woken_by_what_comes_behind_the_end_of_a_session() {
-    let (store, run, now) = (store(&[("one", &["*"])]), passed(), clock::now());
-    let session = SampleSession { run: &run, session: "s1" };
-    let is_woken = || store.session_finished().now_or_never().is_some();
-    receive(&store, "one", &session.command("SELECT"), now);
-    assert!(!is_woken());
-    receive(&store, "one", &session.end(), now);
-    assert!(is_woken() && !is_woken());
-    receive(&store, "one", &session.command("LOGOUT"), now);
-    assert!(is_woken());
 }
 
 /// The keys of a run whose target sends the trace id as the name of its session.
