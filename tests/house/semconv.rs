@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imaptrace::telemetry::names::{self, MetricKind};
-use imaptrace_record::{Cause, SkipReason};
+use imaptrace::telemetry::{
+    names::{self, MetricKind},
+    server_spans, spans,
+};
+use imaptrace_record::{Cause, Run, SkipReason};
+use opentelemetry::trace::SpanKind;
 use saphyr::{LoadableYamlNode as _, Yaml};
 
 const REGISTRY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/semconv");
@@ -63,11 +67,13 @@ fn defined(groups: &[Group]) -> BTreeMap<&str, &Yaml<'static>> {
 fn the_registry_has_each_attribute_and_no_other() {
     let groups = groups();
     let defined: BTreeSet<&str> = defined(&groups).into_keys().collect();
-    let own: BTreeSet<&str> = names::ATTRIBUTES.iter().copied().filter(|name| is_own(name)).collect();
+    // The labels are one attribute with keys of the operator's.
+    let label = names::LABEL_PREFIX.trim_end_matches('.');
+    let own: BTreeSet<&str> = names::ATTRIBUTES.iter().copied().filter(|name| is_own(name)).chain([label]).collect();
     assert_eq!(defined, own);
     let referred: BTreeSet<&str> =
         groups.iter().flat_map(Group::attributes).filter_map(|attribute| text(attribute, "ref")).collect();
-    let all: BTreeSet<&str> = names::ATTRIBUTES.iter().chain(names::RESOURCE).copied().collect();
+    let all: BTreeSet<&str> = names::ATTRIBUTES.iter().chain(names::RESOURCE).copied().chain([label]).collect();
     // Those of metrics and of spans: each stands somewhere.
     assert_eq!(referred, all);
 }
@@ -77,6 +83,9 @@ fn each_attribute_has_the_type_that_the_page_gives() {
     let groups = groups();
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/telemetry.md")).unwrap();
     for (name, attribute) in defined(&groups) {
+        if text(attribute, "type") == Some("template[string]") {
+            continue;
+        }
         let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
         let documented = row.split('|').nth(2).unwrap().split(',').next().unwrap().trim();
         let kind = attribute.as_mapping_get("type").unwrap();
@@ -127,4 +136,51 @@ fn the_registry_has_each_metric_with_its_instrument_and_unit_and_each_event() {
     assert_eq!(metrics, expected);
     let events: BTreeSet<&str> = of_type("event").map(|group| group.text("name")).collect();
     assert_eq!(events, names::EVENTS.iter().copied().collect());
+}
+
+/// The attributes of a group, by its id.
+fn of_group<'a>(groups: &'a [Group], id: &str) -> BTreeSet<&'a str> {
+    let group = groups.iter().find(|group| group.text("id") == id).unwrap_or_else(|| panic!("there is no group {id}"));
+    group.attributes().into_iter().filter_map(|attribute| text(attribute, "ref")).collect()
+}
+
+#[test]
+fn each_attribute_of_the_examples_spans_is_in_the_group_of_its_span() {
+    let groups = groups();
+    let mut seen = BTreeSet::new();
+    for name in ["held-lock", "slow-disk"] {
+        let path = format!("{}/docs/examples/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let run: Run = serde_json::from_str(line).unwrap();
+            let own = spans(&run).into_iter().map(|span| {
+                let id = match (span.name.as_ref(), &span.span_kind) {
+                    (name, _) if name.starts_with(names::ROOT_SPAN) => "span.imaptrace.probe",
+                    (names::WAIT_SPAN, _) => "span.imaptrace.wait",
+                    (_, SpanKind::Client) => "span.imap.client",
+                    _ => "span.imaptrace.setup",
+                };
+                (id, span)
+            });
+            let servers = server_spans(&run).into_iter().map(|(_, span)| {
+                let id = match span.name.as_ref() {
+                    names::SESSION_SPAN => "span.dovecot.session",
+                    names::AUTH_CLIENT_SPAN | names::AUTH_SPAN | names::PASSDB_SPAN | names::USERDB_SPAN => {
+                        "span.dovecot.login"
+                    }
+                    _ => "span.imap.server",
+                };
+                (id, span)
+            });
+            for (id, span) in own.chain(servers) {
+                let known = of_group(&groups, id);
+                for attribute in &span.attributes {
+                    let key = attribute.key.as_str();
+                    let key = if key.starts_with(names::LABEL_PREFIX) { "imaptrace.label" } else { key };
+                    assert!(known.contains(key), "{key} is on {} and not in {id}", span.name);
+                }
+                seen.insert(id);
+            }
+        }
+    }
+    assert!(seen.len() >= 6, "{seen:?}");
 }
