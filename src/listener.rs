@@ -25,21 +25,17 @@ pub struct ListenerThread {
 
 impl ListenerThread {
     /// Starts listening, on a thread of this name. `accepted` gets each connection with its peer, inside the thread's runtime; it
-    /// must not block. Before the thread waits for more it sleeps for `pause`: what arrives meanwhile is handled at one wake-up.
+    /// must not block. `before_wait` is called each time the thread has nothing to do.
     pub fn start(
         name: &str,
         listen: SocketAddr,
-        pause: Duration,
+        before_wait: impl Fn() + Send + Sync + 'static,
         accepted: impl FnMut(TcpStream, SocketAddr) + Send + 'static,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        if !pause.is_zero() {
-            runtime.on_thread_park(move || thread::sleep(pause));
-        }
-        let runtime = runtime.enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(before_wait).build()?;
         let listener = {
             let _entered = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?

@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes_are_asked_for_from_the_start_of_a_run_to_its_end() {
+    fn the_query_for_processes_covers_the_run() {
         let run: Run = serde_json::from_str(imaptrace_testkit::FAILED_RUN).unwrap();
         assert!(!run.duration_s.to_duration().is_zero());
         let query = session_query(&run, vec!["name".to_owned()]);

@@ -21,8 +21,8 @@ use crate::{
     server_events::{EventStore, RunKeys},
 };
 
-/// The time between two looks at the run that is complete next. Waking for each event of hundreds of runs a second would cost
-/// more CPU than all else that is done with them.
+/// The interval between two checks of the next run. A wake-up for each event of hundreds of runs a second would cost more CPU
+/// than the rest of the work.
 const CHECK: Duration = Duration::from_millis(20);
 
 /// A finished run.

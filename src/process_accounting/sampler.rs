@@ -40,8 +40,8 @@ pub(super) const SESSIONS: usize = 64;
 const EXPIRE: Duration = Duration::from_secs(1);
 /// The time without a master process after which that is logged, once.
 const NO_MASTER: Duration = Duration::from_secs(15);
-/// The time without a login of an accounted user after which that is logged, once until the next.
-const NO_LOGIN: Duration = Duration::from_secs(600);
+/// The time without a login of an accounted user after which that is logged, once until the next. Probes may be an hour apart.
+const NO_LOGIN: Duration = Duration::from_secs(2 * 3600);
 
 /// What the thread shares with its handle.
 #[derive(Debug)]
@@ -198,12 +198,12 @@ impl Sampler {
         }
     }
 
-    /// A log without these logins looks like a server without load, so it is logged.
+    /// Without logins missing accounting is indistinguishable from an idle server.
     fn check_logins(&mut self, now: Instant) {
         if now.saturating_duration_since(self.last_login) >= NO_LOGIN && self.logged.insert(SamplerNotice::NoLogin) {
-            let minutes = NO_LOGIN.as_secs() / 60;
+            let hours = NO_LOGIN.as_secs() / 3600;
             warn!(
-                "no login of a user in `users` of [server_events] was in the mail log for {minutes} minutes, so no session is \
+                "no login of a user in `users` of [server_events] was in the mail log for {hours} hours, so no session is \
                  accounted: do probes log in here as one of them, and does Dovecot write its `Login:` lines to `mail_log`?"
             );
         }

@@ -49,7 +49,7 @@ impl EventCounts {
         counts
     }
 
-    /// Forgets the counts of all senders but these.
+    /// Removes the counts of senders that are not listed.
     pub fn set_senders(&self, senders: &[SenderSettings]) {
         let mut by_sender = self.by_sender();
         let mut known = std::mem::take(&mut *by_sender);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sender_of_the_configuration_has_counts_and_no_other_but_that_of_strangers() {
+    fn each_configured_sender_has_counts_and_unknown_ones_share_one() {
         let counts = EventCounts::new(&[sender("one"), sender("two")], Metrics::off());
         counts.received("one");
         counts.received("gone");

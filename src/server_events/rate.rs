@@ -1,4 +1,4 @@
-//! How many things may happen a second, in all and of each peer. Reads no clock. Called by `receiver`.
+//! How many things may happen a second, in total and per peer. Reads no clock. Called by `receiver`.
 
 use std::{
     collections::HashMap,
@@ -45,7 +45,7 @@ impl TokenBucket {
     }
 }
 
-/// Permits of each peer, and of all of them together: one peer that asks too often leaves the others theirs.
+/// Permits of each peer, and of all of them together: one peer cannot use all permits.
 #[derive(Debug)]
 pub(super) struct PeerRates {
     all: TokenBucket,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_leaves_the_others_theirs() {
+    fn one_peer_cannot_use_all_permits() {
         let mut rates = PeerRates::new(10, 5);
         let (one, other) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv4Addr::BROADCAST));
         let begin = clock::now();

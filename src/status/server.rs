@@ -72,8 +72,7 @@ impl StatusServer {
         let loopback = request::loopback(&listen.ip());
         let source = Arc::new(ResponseSource { history, identity, facts: Box::new(facts), loopback });
         let mut open = VecDeque::new();
-        ListenerThread::start("status", listen, Duration::ZERO, move |stream, _| admit(stream, &mut open, &source))
-            .map(Self)
+        ListenerThread::start("status", listen, || {}, move |stream, _| admit(stream, &mut open, &source)).map(Self)
     }
 
     /// The address it listens on, with the real port if 0 was given.

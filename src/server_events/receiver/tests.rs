@@ -30,6 +30,7 @@ fn reception() -> Arc<ReceiverContext> {
         sink: EventSink::Store(Arc::new(store)),
         events: Mutex::new(PeerRates::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
         refusals: Mutex::default(),
+        requests: AtomicU32::new(0),
     })
 }
 
@@ -233,10 +234,10 @@ fn refused_peers_are_logged_once_each_and_a_few_an_hour() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_connection_whose_peer_takes_no_answer_is_closed_by_the_kernel() {
+async fn the_kernel_closes_a_connection_whose_peer_acknowledges_nothing() {
     let listener = tokio::net::TcpListener::bind((PEER, 0)).await.unwrap();
     let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     let (stream, _) = accepted.unwrap();
-    limit_unread(&stream);
-    assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNREAD));
+    limit_unacknowledged(&stream);
+    assert_eq!(socket2::SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
 }
