@@ -34,7 +34,7 @@ pub async fn delivery(
     let mut settings = delivery::DeliverySettings {
         server_service_name: config.server_events.service_name.clone(),
         metric_interval: config.metrics.export_interval,
-        temporality: temporality(),
+        temporality: config.metrics.temporality.unwrap_or_else(temporality),
         state,
         queue_memory: usize::try_from(config.state.queue_memory).unwrap_or(usize::MAX),
         queue_disk: config.state.queue_disk,

@@ -10,7 +10,10 @@ use std::{
 use crate::{
     config::{
         Config, Exporter, SampleEstimate, samples, series,
-        settings::{metrics::HISTOGRAM, otlp::COMPRESSION},
+        settings::{
+            metrics::{HISTOGRAM, TEMPORALITY},
+            otlp::COMPRESSION,
+        },
         sources::units::{print_duration as time, print_size as size},
         span_samples,
     },
@@ -61,10 +64,11 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let (metrics, kept) = (&config.metrics, &config.metrics.series);
     writeln!(
         out,
-        "  metrics per {} every {}, histograms {}, timing {}, labels {}",
+        "  metrics per {} every {}, histograms {}{}, timing {}, labels {}",
         metrics.per.word(),
         time(metrics.export_interval),
         word(HISTOGRAM, kept.exponential),
+        metrics.temporality.map(|it| format!(", temporality {}", word(TEMPORALITY, it))).unwrap_or_default(),
         on(kept.timing),
         joined(kept.labels.iter().cloned()),
     )?;
@@ -373,7 +377,7 @@ fn on(switch: bool) -> &'static str {
     if switch { "on" } else { "off" }
 }
 
-fn word(words: &[(&'static str, bool)], value: bool) -> &'static str {
+fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
     words.iter().find(|(_, known)| *known == value).map_or("", |(word, _)| word)
 }
 

@@ -7,14 +7,22 @@ use imaptrace::{
     telemetry::{MetricsSettings, ResourceSettings, names},
 };
 use imaptrace_record::Run;
+use nix::sys::signal::Signal as StopSignal;
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::KeyValue,
-    metrics::v1::{Metric, metric::Data, number_data_point::Value},
+    metrics::v1::{AggregationTemporality, Metric, metric::Data, number_data_point::Value},
 };
 use prost::Message as _;
 
-use crate::support::otlp::{Answer, Got, Inbox, Log, Receiver, attribute, block_on, passed_run};
+use crate::{
+    agent::{otlp, runtime, stop, target, whole},
+    command_line::refusing,
+    support::{
+        otlp::{Answer, Got, Inbox, Log, Receiver, attribute, block_on, passed_run},
+        program::Program,
+    },
+};
 
 /// Longer than anything here takes: what needs it has failed.
 const LONG: Duration = Duration::from_secs(30);
@@ -189,4 +197,37 @@ fn a_series_too_many_is_told_once_and_counted_and_those_that_are_there_go_on() {
         assert!(overflow.data_points[0].value.is_some_and(|value| value != Value::AsInt(0)));
         assert_eq!(count(inbox), 2, "the first target goes on");
     });
+}
+
+/// The temporality of the runs' durations in the last message, by its number on the wire.
+fn temporality(inbox: &Inbox) -> Option<i32> {
+    let metrics = inbox.metrics();
+    match &metrics.get(names::PROBE_DURATION.name)?.data {
+        Some(Data::Histogram(data)) => Some(data.aggregation_temporality),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_temporality_is_that_of_the_configuration_or_else_of_the_variable() {
+    let (delta, cumulative) = (AggregationTemporality::Delta as i32, AggregationTemporality::Cumulative as i32);
+    let runtime = runtime();
+    let (_held, port) = refusing();
+    for (key, variable, expected) in [
+        ("", "", cumulative),
+        ("", "Delta", delta),
+        ("temporality = \"delta\"\n", "", delta),
+        ("temporality = \"cumulative\"\n", "delta", cumulative),
+    ] {
+        let receiver = Receiver::http();
+        let config = otlp(&receiver.url(), "http/protobuf") + key + &target("gone", port, "400ms", "300ms");
+        let program = Program::new(["agent", "--config", "imaptrace.toml"])
+            .env("PROBE", "secret")
+            .env("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", variable);
+        std::fs::write(program.home().join("imaptrace.toml"), whole(&config)).unwrap();
+        let agent = runtime.block_on(async { program.start() });
+        receiver.wait(|inbox| temporality(inbox).is_some());
+        assert_eq!(receiver.look(temporality), Some(expected), "{key:?} {variable:?}");
+        runtime.block_on(stop(agent, StopSignal::SIGTERM));
+    }
 }

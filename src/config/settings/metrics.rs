@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use opentelemetry_sdk::metrics::Temporality;
+
 use crate::{
     config::sources::{
         readers::{Field, Table},
@@ -11,8 +13,10 @@ use crate::{
     telemetry::MetricsSettings,
 };
 
-pub(crate) static KEYS: TableKeys =
-    TableKeys::new("metrics", &["labels", "per", "series_limit", "export_interval", "histogram", "timing"]);
+pub(crate) static KEYS: TableKeys = TableKeys::new(
+    "metrics",
+    &["labels", "per", "series_limit", "export_interval", "histogram", "temporality", "timing"],
+);
 
 /// The series, and when they are exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub struct MetricsOptions {
     pub per: SeriesPer,
     /// The interval of exports.
     pub export_interval: Duration,
+    /// The temporality of counters and histograms; none: that of OpenTelemetry's variable, otherwise cumulative.
+    pub temporality: Option<Temporality>,
 }
 
 impl MetricsOptions {
@@ -32,6 +38,10 @@ impl MetricsOptions {
 
 /// The values of `histogram`, for [`MetricsSettings::exponential`].
 pub(crate) const HISTOGRAM: &[(&str, bool)] = &[("explicit", false), ("exponential", true)];
+
+/// The values of `temporality`.
+pub(crate) const TEMPORALITY: &[(&str, Temporality)] =
+    &[("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
 
 pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
     let mut labels = BTreeSet::new();
@@ -60,5 +70,6 @@ pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
         },
         per,
         export_interval: table.read("export_interval", Field::duration).unwrap_or(MetricsOptions::EXPORT_INTERVAL),
+        temporality: table.read("temporality", |field| field.one_of(TEMPORALITY)),
     }
 }
