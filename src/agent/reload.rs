@@ -239,6 +239,7 @@ impl Reloader {
         let mut old = std::mem::replace(&mut self.config, config);
         let old_targets = std::mem::replace(&mut self.targets, Arc::new(target_set));
         let new = &mut self.config;
+        let shard = new.shard;
         std::mem::swap(&mut new.agent, &mut old.agent);
         std::mem::swap(&mut new.otlp, &mut old.otlp);
         std::mem::swap(&mut new.metrics, &mut old.metrics);
@@ -256,8 +257,8 @@ impl Reloader {
             let (names, and_more) = (first.join(" "), more.len());
             warn!(why, names, and_more, "targets removed: they are no longer probed");
         }
-        let removed = removed.len();
-        info!(why, added, changed, removed, unchanged, "configuration reloaded");
+        let (removed, shard) = (removed.len(), shard.map(tracing::field::display));
+        info!(why, added, changed, removed, unchanged, shard, "configuration reloaded");
     }
 }
 

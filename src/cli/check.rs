@@ -14,9 +14,8 @@ use super::{
 };
 use crate::{
     agent, blocking, clock,
-    config::{self, Config, Place, Problem, Problems, ShardScope, Sources},
+    config::{self, Config, Place, Problem, Problems, Sources},
     net::{TlsContext, TlsContextError, TlsFileFault, check_server_pair},
-    plan::ordinal_of,
     state::StateDir,
 };
 
@@ -106,10 +105,8 @@ pub(super) fn run(path: &Path, format: CheckFormat, output: &mut Output) -> u8 {
     // As `replay` and other programs name standard input.
     let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
     // The file is read once, so it may be a pipe.
-    // Where the agent runs in a StatefulSet, this host may be another.
-    let host = Some(agent::host_name()).filter(|name| ordinal_of(name).is_some());
-    let shards = host.map_or(ShardScope::OfNoHost, ShardScope::OfHost);
-    let sources = Sources { file: Some(path.to_owned()), pipes: true, shards, ..environment() };
+    // This host need not be the agent's: its name decides on no shard.
+    let sources = Sources { file: Some(path.to_owned()), pipes: true, ..environment() };
     let (config, problems) = match config::load(&sources) {
         Ok(mut config) => {
             let mut problems = Problems {
@@ -183,7 +180,12 @@ fn tls_files(config: &Config, path: &Path) -> Vec<Problem> {
         if checked.insert(&target.tls)
             && let Err(error) = TlsContext::new(&target.tls, &target.endpoint.host)
         {
-            let table = if target.group.is_some() { "groups".to_owned() } else { format!("targets[{index}]") };
+            let table = match &target.group {
+                Some(_) => "groups".to_owned(),
+                // The targets of other shards are not counted.
+                None if config.shard.is_some() => "targets".to_owned(),
+                None => format!("targets[{index}]"),
+            };
             add(&error, table, target.group.as_deref());
         }
     }

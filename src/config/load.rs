@@ -111,13 +111,14 @@ fn check_include(root: &Table<'_>) {
 
 fn read_shard(table: &Table<'_>, scope: &ShardScope) -> Option<Shard> {
     match scope {
-        ShardScope::All => agent::shard(table, None).and(None),
+        // Any number will do, since it is not used.
+        ShardScope::All => agent::shard(table, Some("-0")).and(None),
         ShardScope::OfNoHost => agent::shard(table, None),
         ShardScope::OfHost(name) => agent::shard(table, Some(name)),
     }
 }
 
-/// Leaves the targets of a shard. Returns how many there were besides.
+/// Keeps the targets of a shard. Returns the number of those removed.
 fn retain(targets: &mut Vec<Target>, shard: Shard) -> usize {
     let all = targets.len();
     targets.retain(|target| shard.has(&target.endpoint));
@@ -186,7 +187,7 @@ fn read_all(
         ServerEventsSettings::default()
     };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
-    // What follows is of this agent alone.
+    // What follows applies to this agent alone.
     let own_shard = if listed { read_shard(&agent_table, &sources.shards) } else { None };
     let other_targets = own_shard.zip(targets.as_mut()).map_or(0, |(shard, targets)| retain(targets, shard));
     let config = Config {

@@ -54,9 +54,9 @@ use crate::{
 pub struct Config {
     /// What is probed; none only where server events are received or forwarded.
     pub targets: Vec<Target>,
-    /// The shard that they are, of several.
+    /// The shard whose targets these are.
     pub shard: Option<Shard>,
-    /// How many targets are of other shards.
+    /// The number of targets of other shards.
     pub other_targets: usize,
     /// Settings of the agent itself.
     pub agent: Agent,

@@ -140,6 +140,22 @@ fn what_cannot_be_included_is_said_with_its_place() {
 }
 
 #[test]
+fn a_list_of_tables_that_is_none_is_said_so_and_a_file_is_read_once_by_whichever_path() {
+    let files = Files::new(&target("main", ""), &[("10.toml", "[targets]\nname = \"a\"\n")]);
+    assert_eq!(
+        files.errors(&[]),
+        [
+            "conf.d/10.toml:1:2: targets: here or in imaptrace.toml:2:3 it is no list of tables; begin each table with double \
+          brackets, such as [[targets]]"
+        ]
+    );
+    fs::write(files.path().join("conf.d/10.toml"), target("a", "")).unwrap();
+    std::os::unix::fs::symlink(files.path().join("imaptrace.toml"), files.path().join("conf.d/20.toml")).unwrap();
+    std::os::unix::fs::symlink("10.toml", files.path().join("conf.d/30.toml")).unwrap();
+    assert_eq!(files.load(&[]).unwrap().targets.len(), 2);
+}
+
+#[test]
 fn an_empty_directory_and_a_file_that_two_patterns_fit_are_fine() {
     let files = Files::new(&target("main", ""), &[]);
     assert!(files.load(&[]).is_ok_and(|config| config.targets.len() == 1));

@@ -117,7 +117,7 @@ fn two_agents_probe_each_server_once_between_them_and_a_reload_moves_it() {
         let after = server.count("LOGIN");
         // Its shard changes: the server is its own from now on.
         let line = reload(&mut of_other, &with(mine)).await;
-        assert!(line.contains("\"added\":1"), "{line}");
+        assert!(line.contains("\"added\":1") && line.contains(&format!("\"shard\":\"{mine}/2\"")), "{line}");
         server.wait_for_command("LOGIN", after + 1).await;
         let (_, log) = stop(of_other, Signal::SIGTERM).await;
         let up = lines(&log, "imaptrace is up");

@@ -8,7 +8,7 @@ use imaptrace_record::ServerEventName;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What begins like a name of ours and is none: a setting of Dovecot's, other people's exporters.
-const OTHERS: [&str; 2] = ["imap_id_log", "imap_exporter"];
+const OTHERS: [&str; 4] = ["imap_id_log", "imap_exporter", "imap_up", "imap_first_loading_latency_seconds"];
 /// What the span metrics of otel-collector.yaml are called.
 const SPAN_METRICS: [&str; 4] = [
     "traces_span_metrics_calls_total",

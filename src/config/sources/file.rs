@@ -10,7 +10,7 @@ use std::{
         fd::AsFd as _,
         unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -40,6 +40,12 @@ pub(crate) enum Kinds {
 /// answer.
 pub(crate) fn read(path: &Path, kinds: Kinds) -> io::Result<Vec<u8>> {
     answered(path, move |path| open(path, kinds))?.or_else(|pipe| read_pipe(&pipe))
+}
+
+/// The path without links and dots; as it is when its file cannot be found.
+#[expect(clippy::disallowed_methods, reason = "inside a call of `blocking`")]
+pub(crate) fn canonical(path: &Path) -> PathBuf {
+    answered(path, |path| std::fs::canonicalize(path)).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The names in a directory that are UTF-8. Errors are those of [`read`].

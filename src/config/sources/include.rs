@@ -5,22 +5,18 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     path::{Path, PathBuf},
 };
 
 use figment::value::{Dict, Value};
 
-use crate::{
-    config::{
-        problem::{Place, Problem},
-        sources::{
-            document::{Lists, MOST, Parsed},
-            file,
-            positions::{Positions, join},
-        },
+use crate::config::{
+    problem::{Place, Problem},
+    sources::{
+        document::{Lists, MOST, Parsed},
+        file_pattern::{self, PatternError},
+        positions::{Positions, join},
     },
-    plan::Glob,
 };
 
 /// The key of the patterns.
@@ -87,8 +83,8 @@ impl Documents {
             .collect()
     }
 
-    /// Adds an included file.
-    pub(crate) fn add(&mut self, path: &Path, text: &str, parsed: Parsed, problems: &mut Vec<Problem>) {
+    /// Adds an included file. Returns whether there is room for more.
+    pub(crate) fn add(&mut self, path: &Path, text: &str, parsed: Parsed, problems: &mut Vec<Problem>) -> bool {
         let positions = Positions::new(text, parsed.found);
         let problem = |key: &str, what: String, help: &str| Problem {
             key: key.to_owned(),
@@ -98,11 +94,13 @@ impl Documents {
         if self.weight > MOST {
             let what = "with it the included files hold more keys and values than are taken in: they would take more than \
                         300MiB of memory";
-            return problems.push(problem("", what.to_owned(), "write many targets as [[groups]], or share them out"));
+            problems.push(problem("", what.to_owned(), "write many targets as [[groups]], or share them out"));
+            return false;
         }
         if self.positions.files.len() > MOST_FILES {
             let what = format!("there are more than {MOST_FILES} included files");
-            return problems.push(problem("", what, "put more targets into one file"));
+            problems.push(problem("", what, "put more targets into one file"));
+            return false;
         }
         let Parsed { mut values, mut lists, .. } = parsed;
         if values.remove(INCLUDE).is_some() {
@@ -111,7 +109,7 @@ impl Documents {
             let what = "an included file includes no others".to_owned();
             problems.push(problem(INCLUDE, what, &format!("name them in `include` of {first}")));
         }
-        let mut merge = Merge { appended: Vec::new(), clashes: Vec::new() };
+        let mut merge = Merge { appended: Vec::new(), duplicates: Vec::new() };
         for (key, elements) in lists {
             let known = self.lists.get(&key);
             if known.is_none_or(Vec::is_empty) && !self.values.contains_key(&key) {
@@ -125,7 +123,7 @@ impl Documents {
                     merge.appended.push((key, known.len(), elements.len()));
                     known.extend(elements);
                 }
-                _ => merge.clashes.push(key),
+                _ => merge.duplicates.push(key),
             }
         }
         merge.tables(&mut self.values, values, "", 0);
@@ -137,13 +135,24 @@ impl Documents {
             ends.resize(files, end);
             ends.push(before + count);
         }
-        for clash in merge.clashes {
-            let first =
-                self.positions.of(&clash).map(|(file, (line, column))| format!("{}:{line}:{column}", file.display()));
-            let what = format!("{} sets it too", first.unwrap_or_default());
-            problems.push(problem(&clash, what, "take it out of one of the two files"));
+        for duplicate in merge.duplicates {
+            let first = self
+                .positions
+                .of(&duplicate)
+                .map(|(file, (line, column))| format!("{}:{line}:{column}", file.display()));
+            let first = first.unwrap_or_default();
+            let (what, help) = if matches!(duplicate.as_str(), "targets" | "groups" | "windows") {
+                (
+                    format!("here or in {first} it is no list of tables"),
+                    "begin each table with double brackets, such as [[targets]]",
+                )
+            } else {
+                (format!("{first} sets it too"), "take it out of one of the two files")
+            };
+            problems.push(problem(&duplicate, what, help));
         }
         self.positions.files.push((path.to_owned(), positions));
+        true
     }
 }
 
@@ -155,8 +164,8 @@ fn are_tables(elements: &[Value]) -> bool {
 struct Merge {
     /// Lists of tables: path, the elements before, and those of this file.
     appended: Vec<(String, usize, usize)>,
-    /// Keys that are set already.
-    clashes: Vec<String>,
+    /// Keys that a file before sets as well.
+    duplicates: Vec<String>,
 }
 
 impl Merge {
@@ -192,61 +201,16 @@ impl Merge {
                     self.appended.push((path, known.len(), new.len()));
                     known.extend(new);
                 }
-                (Some(_), _) => self.clashes.push(path),
+                (Some(_), _) => self.duplicates.push(path),
             }
         }
     }
 }
 
-/// The files that match a pattern, in the order of their names. `*` is allowed in the last component only. The files, and the
-/// directory of a pattern with `*`, are added to `watched`. The error says what is wrong and what to do.
-pub(crate) fn files(pattern: &str, watched: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, IncludeError> {
-    let path = Path::new(pattern);
-    let (Some(name), Some(directory)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
-        return Err(IncludeError::new(
-            "it is not the path of a file",
-            "write a path such as /etc/imaptrace/conf.d/*.toml",
-        ));
-    };
-    if directory.to_string_lossy().contains('*') {
-        return Err(IncludeError::new("`*` is allowed in the last component of a path only", "name each directory"));
+/// The files of a pattern, as [`file_pattern::files`] finds them.
+pub(crate) fn files(pattern: &str, watched: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, PatternError> {
+    if Path::new(pattern).extension().is_none_or(|extension| extension != "toml") {
+        return Err(PatternError::new("it does not end in .toml", "an included file is a configuration in TOML"));
     }
-    if path.extension().is_none_or(|extension| extension != "toml") {
-        return Err(IncludeError::new("it does not end in .toml", "an included file is a configuration in TOML"));
-    }
-    if !name.contains('*') {
-        watched.push(path.to_owned());
-        return Ok(vec![path.to_owned()]);
-    }
-    let directory = if directory == Path::new("") { Path::new(".") } else { directory };
-    watched.push(directory.to_owned());
-    let names = file::names(directory).map_err(|error| IncludeError {
-        unanswered: error.kind() == io::ErrorKind::TimedOut,
-        ..IncludeError::new(
-            format!("cannot read {}: {error}", directory.display()),
-            "give a directory that can be read",
-        )
-    })?;
-    let glob = Glob::new(name);
-    // A file that begins with a dot is being written, or is an editor's.
-    let fits = |name: &str| glob.matches(name) && !name.starts_with('.');
-    let mut found: Vec<PathBuf> = names.iter().filter(|name| fits(name)).map(|name| directory.join(name)).collect();
-    found.sort();
-    watched.extend(found.iter().cloned());
-    Ok(found)
-}
-
-/// Why the files of a pattern cannot be found.
-#[derive(Debug)]
-pub(crate) struct IncludeError {
-    pub(crate) what: String,
-    pub(crate) help: &'static str,
-    /// The file system did not answer.
-    pub(crate) unanswered: bool,
-}
-
-impl IncludeError {
-    fn new(what: impl Into<String>, help: &'static str) -> Self {
-        Self { what: what.into(), help, unanswered: false }
-    }
+    file_pattern::files(pattern, "/etc/imaptrace/conf.d/*.toml", watched)
 }

@@ -4,6 +4,7 @@
 
 mod document;
 pub(super) mod file;
+pub(super) mod file_pattern;
 pub(super) mod include;
 pub(super) mod otel;
 pub(super) mod positions;

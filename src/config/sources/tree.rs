@@ -220,7 +220,7 @@ fn parse(text: &str) -> Result<Parsed, TextProblem> {
     })
 }
 
-/// What came of reading the files of `include`.
+/// The result of reading the files of `include`.
 #[derive(Default)]
 struct IncludeReading {
     /// The files, and the directories in which more of them may be added.
@@ -232,10 +232,11 @@ struct IncludeReading {
 impl IncludeReading {
     /// Adds the files of `include` to the document of the first one.
     fn add_files(&mut self, documents: &mut Documents, first: &Path, problems: &mut Vec<Problem>) {
-        let mut added = BTreeSet::from([first.to_owned()]);
+        // One file can have several paths.
+        let mut added = BTreeSet::from([file::canonical(first)]);
         for (key, pattern) in documents.patterns() {
             let found = include::files(&pattern, &mut self.included).unwrap_or_else(|error| {
-                self.unanswered |= error.unanswered;
+                self.unanswered |= error.read == Some(io::ErrorKind::TimedOut);
                 self.is_unreadable = true;
                 let at = documents.positions.of(&key).map(|(_, at)| at);
                 let place = Place::File { path: first.to_owned(), at };
@@ -243,25 +244,30 @@ impl IncludeReading {
                 Vec::new()
             });
             for path in found {
-                // A file that two patterns fit is read once.
-                if added.insert(path.clone()) {
-                    self.add_file(documents, &path, problems);
+                // The configuration itself, and a file that two patterns fit, are read once.
+                if added.insert(file::canonical(&path)) && !self.add_file(documents, &path, problems) {
+                    return;
                 }
             }
         }
     }
 
-    fn add_file(&mut self, documents: &mut Documents, path: &Path, problems: &mut Vec<Problem>) {
+    /// Returns whether there is room for more files.
+    fn add_file(&mut self, documents: &mut Documents, path: &Path, problems: &mut Vec<Problem>) -> bool {
         let bytes = file::read(path, Kinds::Files);
         self.unanswered |= bytes.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
         let read = decode(FileRole::Included, bytes).and_then(|text| Ok((parse(&text)?, text)));
-        match read {
+        let has_room = match read {
             Ok((parsed, text)) => documents.add(path, &text, parsed, problems),
             Err((at, what, help)) => {
                 self.is_unreadable = true;
                 problems.push(Problem::new(Place::Included { path: path.to_owned(), at }, what, help));
+                true
             }
-        }
+        };
+        // What is left out would be missing elsewhere.
+        self.is_unreadable |= !has_room;
+        has_room
     }
 }
 
@@ -297,7 +303,7 @@ fn check_clashes(mut keys: Vec<(String, &String)>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// How a file came to be one of the configuration's.
+/// Whether a file is named or included.
 #[derive(Clone, Copy)]
 enum FileRole {
     /// The command line names it, and it may be of these kinds.

@@ -15,16 +15,14 @@ use std::{
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::{
-    config::{
-        problem::Place,
-        sources::{
-            file::{self, Kinds},
-            readers::{Field, shown},
-        },
-        targets::{expand, options},
+use crate::config::{
+    problem::Place,
+    sources::{
+        file::{self, Kinds},
+        file_pattern,
+        readers::{Field, shown},
     },
-    plan::Glob,
+    targets::{expand, options},
 };
 
 /// The levels of YAML's lists and tables; a valid file has four.
@@ -47,43 +45,27 @@ pub(crate) struct ListedTarget {
     pub(crate) key: String,
 }
 
-/// The files that match a pattern, in the order of their names. `*` is allowed in the last component only, as in Prometheus. The
-/// files, and the directory of a pattern with `*`, are added to `watched`.
+/// The files of a pattern, as [`file_pattern::files`] finds them.
 pub(crate) fn files(field: &Field<'_>, pattern: &str, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
-    let path = Path::new(pattern);
-    let (Some(name), Some(directory)) = (path.file_name().and_then(|name| name.to_str()), path.parent()) else {
-        field.error("it is not the path of a file", "write a path such as /etc/imaptrace/targets/*.json");
-        return Vec::new();
-    };
-    if directory.to_string_lossy().contains('*') {
-        field.error("`*` is allowed in the last component of a path only", "name each directory");
-        return Vec::new();
-    }
-    if is_yaml(path).is_none() {
+    if Path::new(pattern).file_name().is_some() && is_yaml(Path::new(pattern)).is_none() {
         field.error("it ends in none of .json, .yml and .yaml", "the extension gives the format");
         return Vec::new();
     }
-    if !name.contains('*') {
-        watched.push(path.to_owned());
-        return vec![path.to_owned()];
+    match file_pattern::files(pattern, "/etc/imaptrace/targets/*.json", watched) {
+        Ok(found) => {
+            if found.is_empty() {
+                field.warn("there is no such file yet", "it is looked for again when the directory changes");
+            }
+            found
+        }
+        Err(error) => {
+            if let Some(kind) = error.read {
+                field.reader.note_unread(&kind.into());
+            }
+            field.error(error.what, error.help);
+            Vec::new()
+        }
     }
-    let directory = if directory == Path::new("") { Path::new(".") } else { directory };
-    watched.push(directory.to_owned());
-    let help = "give the path of a directory that can be read";
-    let Some(names) = file::names(directory).map_err(|error| unread(field, directory, &error, help)).ok() else {
-        return Vec::new();
-    };
-    let glob = Glob::new(name);
-    // A file that begins with a dot is being written, or is an editor's.
-    let hidden = name.starts_with('.');
-    let fits = |name: &str| glob.matches(name) && (hidden || !name.starts_with('.'));
-    let mut found: Vec<PathBuf> = names.iter().filter(|name| fits(name)).map(|name| directory.join(name)).collect();
-    found.sort();
-    if found.is_empty() {
-        field.warn("there is no such file yet", "it is looked for again when the directory changes");
-    }
-    watched.extend(found.iter().cloned());
-    found
 }
 
 /// Whether a file is YAML or JSON, if it is one of them.
