@@ -202,10 +202,21 @@ fn count_opened(events: &[&ReportedEvent], spans: &mut [(&ReportedEvent, ServerE
     }
 }
 
+/// The most bytes of JSON of an event without reasons, and of one byte of a reason.
+const EVENT_JSON: usize = 640;
+const REASON_JSON: usize = 6;
+
 /// As many events as the record has room for: of too many the shortest are left out.
 fn within_bounds(events: impl Iterator<Item = ServerEvent>) -> Vec<ServerEvent> {
+    let events: Vec<ServerEvent> = events.collect();
+    let reasons = |event: &ServerEvent| event.reasons.iter().map(|reason| reason.as_str().len() + 1).sum::<usize>();
+    let most: usize = events.iter().map(|event| EVENT_JSON + REASON_JSON * reasons(event)).sum();
+    // Those of an ordinary run: their exact size need not be known.
+    if events.len() <= ServerEvents::MAX_EVENTS && most <= ServerEvents::MAX_BYTES {
+        return events;
+    }
     let size = |event: &ServerEvent| serde_json::to_string(event).map_or(usize::MAX, |json| json.len() + 1);
-    let mut by_length: Vec<(usize, ServerEvent)> = events.enumerate().collect();
+    let mut by_length: Vec<(usize, ServerEvent)> = events.into_iter().enumerate().collect();
     by_length.sort_by_key(|(at, event)| (Reverse(event.duration_s), *at));
     let mut room = ServerEvents::MAX_BYTES;
     let mut kept: Vec<(usize, ServerEvent)> = Vec::new();

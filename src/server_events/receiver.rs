@@ -59,7 +59,7 @@ const CONNECTIONS_A_SECOND: u32 = 100;
 const CONNECTIONS_AT_ONCE: u32 = 300;
 /// Where events come over several connections at once, the thread sleeps for this long before it waits for more: a wake-up for
 /// each would cost as much as reading it. One sender that posts event after event is never held up.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(2);
 /// Events a second, in total; one peer may send three fifths of them. 2,000 runs of 12 events every 10 s are 2,400.
 const EVENTS_A_SECOND: u32 = 5_000;
 const EVENTS_AT_ONCE: u32 = 10_000;

@@ -157,3 +157,34 @@ fn nothing_comes_of_no_events_and_of_mails_alone() {
     assert_eq!(assemble(&[], &run()), None);
     assert_eq!(assemble(&[event("mail_opened", (1, 1), "")], &run()), None);
 }
+
+#[test]
+fn no_event_takes_more_json_than_is_reckoned() {
+    let most = Seconds::from_micros(u64::MAX);
+    let number = Some(u64::MAX);
+    let event = ServerEvent {
+        host: u32::MAX,
+        name: ServerEventName::AuthClientRequestFinished,
+        span_id: SpanId::random(),
+        parent_span_id: SpanId::random(),
+        started_at: imaptrace_record::Timestamp::from_epoch_seconds(7_258_118_399).unwrap(),
+        duration_s: most,
+        reported_s: Some(most),
+        command: Some(CommandName::Authenticate),
+        status: Some(imaptrace_imap::Condition::Preauth),
+        running_s: Some(most),
+        lock_wait_s: Some(most),
+        in_bytes: number,
+        out_bytes: number,
+        mail_opened: number,
+        reasons: Vec::new(),
+        success: Some(false),
+    };
+    let json = |event: &ServerEvent| serde_json::to_string(event).unwrap().len() + 1;
+    assert!(json(&event) <= EVENT_JSON, "{}", json(&event));
+    let reason = ServerText::new(&[1; 64], 64);
+    let reasons = vec![reason.clone(); ServerEvents::MAX_REASONS];
+    let most = EVENT_JSON + REASON_JSON * reasons.iter().map(|reason| reason.as_str().len() + 1).sum::<usize>();
+    let full = ServerEvent { reasons, ..event };
+    assert!(json(&full) <= most, "{} {most}", json(&full));
+}
