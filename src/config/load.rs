@@ -17,7 +17,7 @@ use super::{
         include::INCLUDE,
         otel,
         readers::{Table, TreeReader},
-        tree::{self, Flag, Merged, ShardScope, Sources},
+        tree::{self, Flag, Merged, Sources},
     },
     targets::{
         account::TargetOrigin,
@@ -109,15 +109,6 @@ fn check_include(root: &Table<'_>) {
     }
 }
 
-fn read_shard(table: &Table<'_>, scope: &ShardScope) -> Option<Shard> {
-    match scope {
-        // Any number will do, since it is not used.
-        ShardScope::All => agent::shard(table, Some("-0")).and(None),
-        ShardScope::OfNoHost => agent::shard(table, None),
-        ShardScope::OfHost(name) => agent::shard(table, Some(name)),
-    }
-}
-
 /// Keeps the targets of a shard. Returns the number of those removed.
 fn retain(targets: &mut Vec<Target>, shard: Shard) -> usize {
     let all = targets.len();
@@ -188,7 +179,7 @@ fn read_all(
     };
     let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
     // What follows applies to this agent alone.
-    let own_shard = if listed { read_shard(&agent_table, &sources.shards) } else { None };
+    let own_shard = if listed { agent::shard(&agent_table, &sources.shards) } else { None };
     let other_targets = own_shard.zip(targets.as_mut()).map_or(0, |(shard, targets)| retain(targets, shard));
     let config = Config {
         targets: targets?,

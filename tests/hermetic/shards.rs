@@ -68,6 +68,10 @@ fn the_ordinal_is_that_of_the_agents_host_and_is_open_elsewhere() {
     let open = load("ordinal/5", ShardScope::OfNoHost).unwrap();
     assert_eq!(open.targets.len(), 100);
     assert!(open.warnings.iter().any(|warning| warning.what.contains("the targets of all shards are checked")));
+    // `probe --config` and `canary fill --config` depend on no host.
+    let all = load("ordinal/5", ShardScope::All).unwrap();
+    assert_eq!((all.targets.len(), all.shard), (100, None));
+    assert!(!all.warnings.iter().any(|warning| warning.key == "agent.shard"), "{:?}", all.warnings);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::{
     config::sources::{
         readers::{Field, Table, shown},
         schema::TableKeys,
+        tree::ShardScope,
     },
     plan::{Choice, Shard, ordinal_of},
     telemetry::{ResourceSettings, logs::LogFormat},
@@ -42,10 +43,9 @@ pub(crate) fn read(table: &Table<'_>, resource: &mut ResourceSettings) -> Agent 
     }
 }
 
-/// Reads the shard of an agent on the host of this name. Without a name the configuration is only checked, and a shard that
-/// depends on it is left open.
-pub(crate) fn shard(table: &Table<'_>, host_name: Option<&str>) -> Option<Shard> {
-    table.read("shard", |field| {
+/// Reads the shard whose targets are wanted; none: those of all shards.
+pub(crate) fn shard(table: &Table<'_>, scope: &ShardScope) -> Option<Shard> {
+    let shard = table.read("shard", |field| {
         let text = field.text()?;
         let help = "write \"I/N\", with I from 0 to N-1, or \"ordinal/N\" for the number at the end of the host's name";
         let Some((index, count)) = text.split_once('/') else {
@@ -60,14 +60,17 @@ pub(crate) fn shard(table: &Table<'_>, host_name: Option<&str>) -> Option<Shard>
             return None;
         };
         let index = if index == "ordinal" {
-            match (host_name, host_name.and_then(ordinal_of)) {
-                (_, Some(ordinal)) => ordinal,
-                (Some(name), None) => {
-                    let what = format!("the name of this host, {}, does not end in -NUMBER", shown(name));
-                    field.error(what, "write the shard as \"I/N\" where no StatefulSet names the hosts");
-                    return None;
+            match scope {
+                ShardScope::All => return None,
+                ShardScope::OfHost(name) => {
+                    let ordinal = ordinal_of(name);
+                    if ordinal.is_none() {
+                        let what = format!("the name of this host, {}, does not end in -NUMBER", shown(name));
+                        field.error(what, "write the shard as \"I/N\" where no StatefulSet names the hosts");
+                    }
+                    ordinal?
                 }
-                (None, None) => {
+                ShardScope::OfNoHost => {
                     let what = "the shard is by the name of the agent's host, so the targets of all shards are checked";
                     field.warn(what, "set IMAPTRACE__AGENT__SHARD to check one shard");
                     return None;
@@ -85,5 +88,6 @@ pub(crate) fn shard(table: &Table<'_>, host_name: Option<&str>) -> Option<Shard>
             field.error(format!("there is no shard {index} of {count}: expected 0 to {last}"), "count shards from 0");
         }
         shard
-    })
+    });
+    shard.filter(|_| *scope != ShardScope::All)
 }
