@@ -75,8 +75,13 @@ impl Systemd {
         let init = wait_until("the first process of the namespaces", || {
             let ended = unshare.try_wait().unwrap();
             assert!(ended.is_none(), "this test needs root: {}", fs::read_to_string(&said).unwrap());
-            let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-            fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+            let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.id())).ok()?;
+            // A program that the script ran before its exec, such as mkdir, has no second process id.
+            children.split_whitespace().find_map(|child| {
+                let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+                let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+                ids.trim_end().ends_with("\t1").then(|| child.parse().unwrap())
+            })
         });
         let this = Self { unshare, init, group, _directory: directory };
         wait_until("systemd takes commands", || {
