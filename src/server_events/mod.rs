@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! settings       what the configuration says
-//! receiver       the HTTP listener and its limits; access, connections, rate: who may send, how many, how often
+//! receiver       the HTTP listener and its limits; access, connections, rate: who may send, how many, how often; coalesce: when its
+//!                thread sleeps
 //! dovecot_event  the JSON of one event of Dovecot, by a closed list of fields
 //! event_counts   what became of the events of each sender
 //! store          events that belong to no finished run yet
@@ -28,6 +29,7 @@
 mod access;
 mod assemble;
 mod clock_offset;
+mod coalesce;
 mod connections;
 mod dovecot_event;
 mod event_counts;

@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -35,6 +35,7 @@ use tokio::{
 
 use super::{
     access::{AccessError, SenderCredentials, TransportSecurity},
+    coalesce::{ConnectionPace, WakeUpCoalescing},
     connections::{CONNECTIONS, Connections},
     rate::{PeerRates, TokenBucket},
     relay::EventRelay,
@@ -57,9 +58,6 @@ const IDLE: Duration = Duration::from_secs(90);
 /// New connections a second: a handshake costs a millisecond of CPU.
 const CONNECTIONS_A_SECOND: u32 = 100;
 const CONNECTIONS_AT_ONCE: u32 = 300;
-/// Where events come over several connections at once, the thread sleeps for this long before it waits for more: a wake-up for
-/// each would cost as much as reading it. One sender that posts event after event is never held up.
-const GATHER: Duration = Duration::from_millis(2);
 /// Events a second, in total; one peer may send three fifths of them. 2,000 runs of 12 events every 10 s are 2,400.
 const EVENTS_A_SECOND: u32 = 5_000;
 const EVENTS_AT_ONCE: u32 = 10_000;
@@ -108,8 +106,7 @@ struct ReceiverContext {
     sink: EventSink,
     events: Mutex<PeerRates>,
     refusals: Mutex<RefusalLog>,
-    /// Requests since the thread last waited.
-    requests: AtomicU32,
+    coalescing: WakeUpCoalescing,
 }
 
 impl ReceiverContext {
@@ -155,17 +152,12 @@ impl EventReceiver {
         sink: EventSink,
     ) -> io::Result<Self> {
         let events = Mutex::new(PeerRates::new(EVENTS_A_SECOND, EVENTS_AT_ONCE));
-        let context = Arc::new(ReceiverContext {
-            credentials,
-            sink,
-            events,
-            refusals: Mutex::default(),
-            requests: AtomicU32::new(0),
-        });
+        let (refusals, coalescing) = (Mutex::default(), WakeUpCoalescing::default());
+        let context = Arc::new(ReceiverContext { credentials, sink, events, refusals, coalescing });
         let waiting = context.clone();
         let before_wait = move || {
-            if waiting.requests.swap(0, Ordering::Relaxed) > 1 {
-                thread::sleep(GATHER);
+            if let Some(time) = waiting.coalescing.sleep(clock::now()) {
+                thread::sleep(time);
             }
         };
         let mut connections = Connections::default();
@@ -225,7 +217,9 @@ async fn serve(
     (is_authenticated, end): (Arc<AtomicBool>, Instant),
 ) {
     let authenticated = is_authenticated.clone();
+    let pace = ConnectionPace::new();
     let service = service_fn(move |request: Request<Incoming>| {
+        context.coalescing.request(&pace, clock::now());
         let (context, authenticated) = (context.clone(), authenticated.clone());
         async move { Ok::<_, Infallible>(respond(receive(request, peer, &context, &authenticated).await)) }
     });
@@ -255,7 +249,6 @@ async fn receive<B>(
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
-    context.requests.fetch_add(1, Ordering::Relaxed);
     let credentials = context.credentials.borrow().clone();
     let sender = match credentials.authenticate(request.headers(), peer) {
         Ok(sender) => sender,

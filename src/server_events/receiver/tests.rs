@@ -30,7 +30,7 @@ fn reception() -> Arc<ReceiverContext> {
         sink: EventSink::Store(Arc::new(store)),
         events: Mutex::new(PeerRates::new(EVENTS_A_SECOND, EVENTS_AT_ONCE)),
         refusals: Mutex::default(),
-        requests: AtomicU32::new(0),
+        coalescing: WakeUpCoalescing::default(),
     })
 }
 
