@@ -91,7 +91,7 @@ pub(super) fn start(metrics: Metrics, shortage: Shortage) -> Option<mpsc::Sender
 fn update(metrics: &Metrics, before: &Sample, now: &Sample, short: bool) {
     let throttled = now.throttled_since(before);
     let paused = now.pauses.time.saturating_sub(before.pauses.time);
-    metrics.agent_cpu(now.waited_since(before).1.into(), throttled.into(), paused.into(), short);
+    metrics.agent().cpu(now.waited_since(before).1.into(), throttled.into(), paused.into(), short);
 }
 
 /// One sample. All sums are since the start of the process or the cgroup.

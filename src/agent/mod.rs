@@ -7,6 +7,7 @@
 //! target_set                what targets keep over a reload, and their slots
 //! reload, bounded_reads     a changed configuration; files whose file system may not answer
 //! runner, run_once          one run of an account, from its back-off to its delivery; a panic or a hang makes it void
+//! server_states             which servers are unreachable
 //! run_log                   what the log shows of runs
 //! latency_store             the latency history, saved in the state directory
 //! baseline_requests         requests of `imaptrace baseline accept` to take the present as usual
@@ -39,6 +40,7 @@ mod reload;
 mod run_log;
 mod run_once;
 mod runner;
+mod server_states;
 mod stop;
 mod systemd;
 mod target_set;
@@ -177,9 +179,8 @@ async fn run_until(
     let (targets, _) = TargetSet::default().next(&config.targets, &tls_files.load(&config.targets).await?);
     let slots = targets.slots();
     log_start(&config, slots.len());
-    let exports = config.otlp.traces.is_some() || config.otlp.metrics.is_some();
-    let metrics = delivery.metrics();
-    metrics.reloaded(true, clock::wall());
+    let (metrics, exports) = (delivery.metrics(), config.otlp.traces.is_some() || config.otlp.metrics.is_some());
+    let servers = wiring::start_metrics(&config, &slots, &metrics);
     let _cpu = cpu::start(metrics.clone(), status.shortage.clone());
     let (store, requests, read) = wiring::latency_store(&config, state.clone());
     // A slow read goes on, and the history is merged when it is there.
@@ -202,6 +203,7 @@ async fn run_until(
         latency: store.clone(),
         run_log: run_log.clone(),
         status: status.clone(),
+        servers,
         per: config.metrics.per,
         delivery: Mutex::new(Some(delivery)),
         late: Mutex::default(),
@@ -244,6 +246,8 @@ async fn run_until(
     drop(reception.receiver);
     run_log.summarize();
     let left = end.saturating_duration_since(clock::now());
+    // Its last export says that it did not vanish.
+    context.metrics.agent().up(false);
     let delivery = context.delivery().take();
     let shutdown = OptionFuture::from(delivery.map(|delivery| delivery.shutdown(left)));
     let (report, saved) = tokio::join!(shutdown, tokio::time::timeout(left, store.save()));

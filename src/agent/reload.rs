@@ -162,7 +162,7 @@ impl Reloader {
             reads.run(prepare).await.map_err(unread)
         };
         let read = read.await;
-        context.metrics.reloaded(read.is_ok(), clock::wall());
+        context.metrics.agent().reloaded(read.is_ok(), clock::wall());
         let mut files = Vec::new();
         match read {
             Ok(next) => self.apply(why, next, schedule, context).await,
@@ -225,6 +225,8 @@ impl Reloader {
             info!(senders = config.server_events.senders.len(), "the senders of server events have changed");
         }
         let (status, metrics) = (context.status.clone(), context.metrics.clone());
+        context.servers.set(&slots, &metrics);
+        metrics.agent().configured(&config.hash);
         let shown = blocking::work(move || {
             status.reloaded(Ok(&config));
             config.targets = Vec::new();

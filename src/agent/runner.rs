@@ -9,7 +9,7 @@ use std::{
 };
 
 use imaptrace_imap::Secret;
-use imaptrace_record::{Run, SkipReason};
+use imaptrace_record::{Blame, Run, RunOutcome, SkipReason};
 use tracing::{debug, error, warn};
 
 use super::{
@@ -18,7 +18,8 @@ use super::{
     latency_store::LatencyStore,
     run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_shrunk, log_slow},
     run_once::{load_password, run_once},
-    target_set::{AccountWork, families},
+    server_states::ServerStates,
+    target_set::{AccountWork, FamilyHistory, families},
     waiting_runs::{WaitingRun, WaitingRuns},
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
     process_accounting::SessionQuery,
     schedule::{Lost, Runner},
     server_events::{ConnectionEnds, RunKeys, RunReport, add_processes, assemble},
-    telemetry::Metrics,
+    telemetry::{Metrics, ProbeState},
 };
 
 /// Finds the maintenance window, by name, that a target is in at a time.
@@ -50,6 +51,8 @@ pub(super) struct RunContext {
     pub(super) settings: Mutex<RunSettings>,
     pub(super) metrics: Metrics,
     pub(super) latency: Arc<LatencyStore>,
+    /// Which servers are unreachable.
+    pub(super) servers: ServerStates,
     pub(super) run_log: Arc<RunLog>,
     pub(super) status: Arc<AgentStatus>,
     pub(super) per: SeriesPer,
@@ -131,7 +134,7 @@ impl RunContext {
         let hold_login = work.history().backoff.hold(account, journey.auth, certificate.as_deref(), to_redact.clone());
         let usual_messages =
             self.latency.usual_messages(&history_key(target.target(), account, family), journey.mailbox.as_str());
-        self.metrics.active(1);
+        self.metrics.agent().active(1);
         let active = (Active(&self.metrics), self.status.run_in_flight());
         let mut run = run_once(&prober, journey, None, self.cancel.clone(), |ids| Job {
             target,
@@ -267,8 +270,14 @@ impl RunContext {
     fn report(&self, run: &Run, family: Family, work: &AccountWork) {
         let target = work.target.target();
         let mut history = work.history();
-        let (state, slow_period, repeated) = history.of_family(family);
+        let (FamilyHistory { state, slow_period, failures }, repeated) = history.of_family(family);
         log_outcome(run, state, repeated, &self.run_log);
+        match run.outcome {
+            RunOutcome::Passed => *failures = 0,
+            RunOutcome::Failed => *failures += 1,
+            RunOutcome::Void => {}
+        }
+        let account_state = ProbeState { interval: target.interval.into(), failures: *failures };
         if self.latency.take_accepted(run) {
             *slow_period = SlowPeriod::default();
         }
@@ -278,7 +287,11 @@ impl RunContext {
         }
         log_shrunk(run, &mut history.shrunk, &self.run_log);
         drop(history);
-        self.metrics.record_as(target.series_name(self.per), run);
+        self.metrics.record_as(target.series_name(self.per), run, Some(account_state));
+        if run.outcome != RunOutcome::Void {
+            let is_unreachable = run.error_type.is_some_and(|error| error.blame() == Blame::Network);
+            self.servers.report((target, work.alias(), family), is_unreachable, &self.metrics);
+        }
         self.status.history.record(run);
     }
 
@@ -349,7 +362,7 @@ struct Active<'a>(&'a Metrics);
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.active(-1);
+        self.0.agent().active(-1);
     }
 }
 

@@ -38,6 +38,11 @@ pub fn families(target: &Target) -> &'static [Family] {
     }
 }
 
+/// The name of a target's server: all targets of the same host and port have the same.
+pub(super) fn server_name(target: &Target) -> String {
+    format!("{}:{}", target.endpoint.host, target.endpoint.port)
+}
+
 /// One account of one target: the work of a slot. Its runs never overlap, over any address family.
 pub(super) struct AccountWork {
     /// The target as it is probed for the account.
@@ -51,8 +56,8 @@ pub(super) struct AccountWork {
 #[derive(Default)]
 pub(super) struct AccountHistory {
     pub(super) backoff: LoginBackoff,
-    /// The state after the last run and the slow steps of recent runs, for each family that had one.
-    families: Vec<(Family, RunState, SlowPeriod)>,
+    /// For each family that had a run.
+    families: Vec<(Family, FamilyHistory)>,
     /// It has been logged that the mailbox holds too few messages.
     pub(super) logged_few_messages: bool,
     /// The mailbox held fewer than a tenth of its usual messages when it was last opened.
@@ -62,16 +67,25 @@ pub(super) struct AccountHistory {
     pub(super) skipped: LastSeen,
 }
 
+/// What an account keeps of its runs over one address family.
+#[derive(Default)]
+pub(super) struct FamilyHistory {
+    /// The state after the last run.
+    pub(super) state: RunState,
+    /// The slow steps of recent runs.
+    pub(super) slow_period: SlowPeriod,
+    /// Failed runs since the last passed one.
+    pub(super) failures: u64,
+}
+
 impl AccountHistory {
-    /// The state after the last run over a family, the slow steps of its recent runs, and when a run over any family last had
-    /// the same outcome as the one before.
-    pub(super) fn of_family(&mut self, family: Family) -> (&mut RunState, &mut SlowPeriod, &mut LastSeen) {
-        let at = self.families.iter().position(|(known, ..)| *known == family).unwrap_or_else(|| {
-            self.families.push((family, RunState::default(), SlowPeriod::default()));
+    /// What is kept of the runs over a family, and when a run over any family last had the same outcome as the one before.
+    pub(super) fn of_family(&mut self, family: Family) -> (&mut FamilyHistory, &mut LastSeen) {
+        let at = self.families.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
+            self.families.push((family, FamilyHistory::default()));
             self.families.len() - 1
         });
-        let (_, state, slow) = &mut self.families[at];
-        (state, slow, &mut self.repeated)
+        (&mut self.families[at].1, &mut self.repeated)
     }
 }
 
@@ -138,7 +152,7 @@ impl TargetSet {
         let mut slots = Vec::new();
         for entry in self.entries.values() {
             let target = entry.context.target();
-            let server = format!("{}:{}", target.endpoint.host, target.endpoint.port);
+            let server = server_name(target);
             let server = servers.entry(server).or_insert_with_key(|server| server.as_str().into());
             let runs = u32::try_from(families(target).len()).unwrap_or(1);
             for work in &entry.works {
@@ -255,10 +269,10 @@ mod tests {
         let mut history = AccountHistory::default();
         let failed = || RunState::Failed { class: None, step: None };
         for family in [Family::V6, Family::V4, Family::V6] {
-            *history.of_family(family).0 = failed();
+            history.of_family(family).0.state = failed();
         }
-        *history.of_family(Family::V4).0 = RunState::Passed;
-        let state = |history: &mut AccountHistory, family| std::mem::take(history.of_family(family).0);
+        history.of_family(Family::V4).0.state = RunState::Passed;
+        let state = |history: &mut AccountHistory, family| std::mem::take(&mut history.of_family(family).0.state);
         assert_eq!((state(&mut history, Family::V6), state(&mut history, Family::V4)), (failed(), RunState::Passed));
         let families: Vec<_> = history.families.iter().map(|(family, ..)| *family).collect();
         assert_eq!(families, [Family::V6, Family::V4]);

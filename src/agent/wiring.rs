@@ -14,14 +14,18 @@ use super::{
     latency_store::LatencyStore,
     otlp_files::{self, FixedHeaders},
     runner::MaintenanceCheck,
+    server_states::ServerStates,
+    target_set::AccountWork,
 };
 use crate::{
+    clock,
     config::{Config, Exports},
     delivery::{self, Delivery, DeliveryStartError, Replay},
     follow::FileFollower,
     plan::Target,
+    schedule::Slot,
     state::StateDir,
-    telemetry::{MetricsSettings, ResourceSettings},
+    telemetry::{Metrics, MetricsSettings, ResourceSettings},
 };
 
 /// Starts delivery. Waiting runs are kept in the state directory, if there is one. `follower` follows the files that it needs;
@@ -50,7 +54,8 @@ pub async fn delivery(
     settings.traces = traces_files.as_ref().zip(traces).map(|(files, exporter)| otlp_files::current(files, exporter));
     settings.metrics =
         metrics_files.as_ref().zip(metrics).map(|(files, exporter)| otlp_files::current(files, exporter));
-    let metrics = MetricsSettings { one_shot: follower.is_none(), ..config.metrics.series.clone() };
+    let agent_labels = config.agent.labels.clone();
+    let metrics = MetricsSettings { one_shot: follower.is_none(), agent_labels, ..config.metrics.series.clone() };
     let delivery = Delivery::start(&settings, &with_host_name(&config.resource), &metrics)?;
     if let Some(follower) = follower {
         let both = [(traces_files, &config.otlp.traces), (metrics_files, &config.otlp.metrics)];
@@ -62,6 +67,18 @@ pub async fn delivery(
         }
     }
     Ok(delivery)
+}
+
+/// Records what is known of the agent at its start. Returns the servers that it probes.
+pub(super) fn start_metrics(config: &Config, slots: &[Slot<AccountWork>], metrics: &Metrics) -> ServerStates {
+    let agent = metrics.agent();
+    agent.reloaded(true, clock::wall());
+    agent.configured(&config.hash);
+    agent.copies(config.agent.copies);
+    agent.up(true);
+    let servers = ServerStates::default();
+    servers.set(slots, metrics);
+    servers
 }
 
 /// The temporality of OpenTelemetry's variable, otherwise cumulative.

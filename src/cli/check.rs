@@ -33,7 +33,7 @@ struct CheckReport<'a> {
     valid: bool,
     errors: Vec<ReportedProblem<'a>>,
     warnings: Vec<ReportedProblem<'a>>,
-    /// Targets, accounts and metric series of a valid configuration.
+    /// Targets, accounts and series in Prometheus of a valid configuration.
     #[serde(flatten)]
     size: Option<ConfigSize>,
 }
@@ -87,7 +87,7 @@ fn report(config: Option<&Config>, problems: &Problems, output: &mut Output) -> 
     let size = config.map(|config| ConfigSize {
         targets: config.targets.len(),
         accounts: accounts(config),
-        series: config::series(config),
+        series: config::samples(config).failing,
     });
     let report = CheckReport {
         schema: SCHEMA,

@@ -9,9 +9,9 @@ use std::{
 
 use crate::{
     config::{
-        Config, Exporter, SampleEstimate, samples, series,
+        Config, Exporter, SampleEstimate, samples,
         settings::{
-            metrics::{HISTOGRAM, TEMPORALITY},
+            metrics::{DETAIL, HISTOGRAM, TEMPORALITY},
             otlp::COMPRESSION,
         },
         sources::units::{print_duration as time, print_size as size},
@@ -43,12 +43,13 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     let groups: BTreeSet<_> = config.targets.iter().filter_map(|target| target.group.as_ref()).collect();
     writeln!(out, "groups: {}, maintenance windows: {}", groups.len(), config.windows.len())?;
-    writeln!(out, "metric series: about {} (limit {})", series(config), config.metrics.series.series_limit)?;
     let SampleEstimate { passing, failing } = samples(config);
-    write!(out, "samples in each scrape of Prometheus: up to {passing} while all runs pass, ")?;
-    writeln!(out, "{failing} with failures")?;
+    write!(out, "series in Prometheus, each a sample in every scrape: up to {passing} while all runs pass, ")?;
+    writeln!(out, "{failing} with failures (limit {})", config.metrics.series.series_limit)?;
     let SampleEstimate { passing, failing } = span_samples(config);
-    writeln!(out, "  the span metrics of otel-collector.yaml: up to {passing} and {failing} more")?;
+    writeln!(out, "  span_metrics in otel-collector.yaml, if switched on: up to {passing} and {failing} more")?;
+    let rules = if config.metrics.series.exponential { "rules-exponential" } else { "rules" };
+    writeln!(out, "  rules for these histograms: deploy/prometheus/{rules}")?;
     write_run_limits(out, &config.limits)?;
     let alone = || config.targets.iter().filter(|target| target.group.is_none());
     for target in alone().take(SHOWN) {
@@ -64,9 +65,10 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     let (metrics, kept) = (&config.metrics, &config.metrics.series);
     writeln!(
         out,
-        "  metrics per {} every {}, histograms {}{}, timing {}, labels {}",
+        "  metrics per {} every {}, detail {}, histograms {}{}, timing {}, labels {}",
         metrics.per.word(),
         time(metrics.export_interval),
+        word(DETAIL, kept.detail),
         word(HISTOGRAM, kept.exponential),
         metrics.temporality.map(|it| format!(", temporality {}", word(TEMPORALITY, it))).unwrap_or_default(),
         on(kept.timing),
@@ -79,6 +81,13 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     write_latency(out, &config.latency, config.timing)?;
     writeln!(out, "\nagent")?;
+    if !config.agent.labels.is_empty() {
+        let labels = config.agent.labels.iter().map(|(key, value)| format!("{key}={value:?}"));
+        writeln!(out, "  labels {}", joined(labels))?;
+    }
+    if config.agent.copies > 1 {
+        writeln!(out, "  copies {}: so many agents probe each target", config.agent.copies)?;
+    }
     writeln!(out, "  log {}, from level {}", config.agent.log_format.word(), config.agent.log_level.word())?;
     let servers = if config.dns.servers.is_empty() {
         "the system's".to_owned()

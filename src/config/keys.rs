@@ -116,7 +116,7 @@ mod tests {
             ("timeout", &agent::KEYS, "in `[defaults]`, a target, an account or `[otlp]`"),
             ("url", &options::DEFAULTS, "in a target"),
             ("user", &options::DEFAULTS, "in a target or an account"),
-            ("labels", &options::DEFAULTS, "in a target, an account, `[metrics]` or a window"),
+            ("labels", &options::DEFAULTS, "in a target, an account, `[agent]`, `[metrics]` or a window"),
             ("runs_in_flight", &options::TARGET, "in `[limits]`"),
             (
                 "connect",

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use super::{
-    Config, Exports, Probe, keys,
+    Config, Exports, Probe,
+    fingerprint::hash,
+    keys,
     problem::{Problem, Problems},
     settings::{
         agent, capacity, dns,
         http::{self, Http},
         latency, limits, metrics,
         otlp::{self, Otlp},
-        series::series,
+        series::samples,
         server_events, state, window,
     },
     sources::{
@@ -80,6 +82,7 @@ pub(super) fn build(
     let resource = otel::resource(&sources.environment, &mut problems);
     // After a file that cannot be read or parsed, the other problems would be missing keys.
     let unreadable = merged.is_unreadable;
+    let hash = hash(&merged.root);
     let mut watched: Vec<PathBuf> = sources.file.iter().chain(&merged.included).cloned().collect();
     let reader = TreeReader::new(merged, &keys::SCHEMA, &sources.environment, problems);
     let config = if unreadable { None } else { read_all(&reader, sources, resource, &mut watched, origin) };
@@ -88,6 +91,7 @@ pub(super) fn build(
     let problems = reader.finish();
     match config {
         Some(config) if problems.errors.is_empty() => Ok(Config {
+            hash,
             watched,
             warnings: problems.warnings,
             unusable: problems.unusable,
@@ -197,6 +201,7 @@ fn read_all(
         windows,
         dns,
         resource,
+        hash: String::new(),
         watched: Vec::new(),
         warnings: Vec::new(),
         unusable: Vec::new(),
@@ -206,10 +211,10 @@ fn read_all(
     if listed {
         capacity::check_logins(&limits_table, &config.targets, &config.limits);
     }
-    let count = series(&config);
+    let count = samples(&config).failing;
     let limit = config.metrics.series.series_limit;
     if listed && count > limit {
-        let what = format!("the targets make about {count} metric series, the limit is {limit}");
+        let what = format!("the targets make up to {count} series in Prometheus, the limit is {limit}");
         metrics_table.error("series_limit", what, "raise it if the back end can take them, or probe fewer accounts");
     }
     Some(config)

@@ -8,6 +8,7 @@
 //! `settings` give meaning; `load` calls them in order.
 
 mod describe;
+mod fingerprint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzed;
 mod keys;
@@ -29,7 +30,7 @@ pub use settings::{
     metrics::MetricsOptions,
     otlp::{Exporter, Otlp},
     proxy::Route,
-    series::{EXPLICIT_SAMPLES, EXPONENTIAL_SAMPLES, SPAN_SAMPLES, SampleEstimate, samples, series, span_samples},
+    series::{EXPLICIT_SAMPLES, SAMPLES_WITHOUT_BUCKETS, SPAN_SAMPLES, SampleEstimate, samples, span_samples},
     state::StateOptions,
 };
 pub use sources::{
@@ -82,6 +83,9 @@ pub struct Config {
     pub dns: Dns,
     /// The resource of the telemetry.
     pub resource: ResourceSettings,
+    /// Identifies what the file, the files that it includes, variables and flags say, without what distinguishes the agents of a
+    /// fleet: 16 hexadecimal digits.
+    pub hash: String,
     /// The file, the files of `targets_from`, and the directories of patterns. Reload when any of these changes.
     pub watched: Vec<PathBuf>,
     /// Warnings.

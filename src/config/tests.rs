@@ -131,15 +131,26 @@ fn columns_are_counted_in_characters() {
 
 #[test]
 fn the_number_of_series_grows_with_accounts_and_families() {
-    let count = |more: &str| series(&load_text(&format!("{TARGET}{more}")).unwrap());
-    // The agent's 14; 7 of one kind each, 4 phases, 8 commands three times, 4 reasons, 10 failures, mailboxes that shrank,
-    // 3 causes.
-    assert_eq!(count(""), 14 + 7 + 4 + 24 + 4 + 10 + 1 + 3);
-    let account = count("") - 14;
+    let count = |more: &str| samples(&load_text(&format!("{TARGET}{more}")).unwrap());
+    // The resource, two histograms and 14 others of the agent; and dropped runs.
+    let (agent, agent_failing) = (1 + 2 * 19 + 14, 1 + 2 * 19 + 14 + 3);
+    // First loading and four commands with buckets; the run and four phases without; six gauges.
+    let account = count("").passing - agent;
+    assert_eq!(account, 5 * 19 + 5 * 3 + 6);
+    assert!(account <= 120);
+    // Five runs and steps that failed, 4 reasons for skipped runs, 3 causes, mailboxes that shrank.
+    let failing = count("").failing - agent_failing;
+    assert_eq!(failing, account + 5 * 3 + 5 * 19 + 4 + 3 + 1);
     // The three parts of each command's time.
-    assert_eq!(count("[metrics]\ntiming = true"), count("") + 24);
-    assert_eq!(count("address = \"each\""), 14 + 2 * account);
-    assert_eq!(count("[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }"), 14 + 2 * account);
+    assert_eq!(count("[metrics]\ntiming = true").passing, count("").passing + 4 * 3 * 19);
+    assert_eq!(count("address = \"each\"").passing, agent + 2 * account);
+    let second = "[[targets.accounts]]\nname = \"b\"\nuser = \"u\"\npassword = { env = \"P\" }";
+    assert_eq!(count(second).passing, agent + 2 * account);
+    assert_eq!(count(second).failing, agent_failing + 2 * failing);
+    // First loading, the run, four phases and eight commands; bytes in two directions, those of the greeting; the gauges.
+    let full = "[metrics]\ndetail = \"full\"\n";
+    assert_eq!(count(full).passing, agent + 14 * 19 + 17 + 6);
+    assert_eq!(count(&format!("{full}histogram = \"exponential\"")).passing, 1 + 2 * 3 + 14 + 14 * 3 + 17 + 6);
 }
 
 #[test]
@@ -147,7 +158,7 @@ fn targets_of_a_group_share_their_series_when_those_are_for_groups() {
     let count = |metrics: &str| {
         let group = "[[groups]]\nname = \"fleet\"\ntargets = [\"m{1..40}.example\"]\nuser = \"u\"\n\
                      password = { env = \"P\" }\nlabels = { rack = \"a\", host = \"{host}\" }\n";
-        series(&load_text(&format!("{TARGET}{group}[metrics]\n{metrics}")).unwrap()) - 14
+        samples(&load_text(&format!("{TARGET}{group}[metrics]\n{metrics}")).unwrap()).passing - 53
     };
     let account = count("per = \"group\"") / 2;
     assert_eq!(count(""), 41 * account);

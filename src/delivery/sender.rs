@@ -28,7 +28,7 @@ pub(super) async fn run(queue: Queue, mut traces: TracesExporter, metrics: Metri
         loop {
             let began = clock::now();
             let outcome = traces.export(&batch).await;
-            metrics.delivery_duration(Seconds::from(clock::now().saturating_duration_since(began)));
+            metrics.agent().delivery_duration(Seconds::from(clock::now().saturating_duration_since(began)));
             // A part of it may be accepted, so the health is not known yet.
             if batch.len() > 1 && matches!(outcome.result, Err(ExportError::TooLarge(_))) {
                 batch = queue.halve();

@@ -67,7 +67,7 @@ impl EventCounts {
 
     /// Counts events. An unknown `sender` has no name.
     pub(super) fn add(&self, sender: Option<&str>, outcome: EventOutcome, events: u64) {
-        self.0.metrics.server_events(sender, outcome, events);
+        self.0.metrics.agent().server_events(sender, outcome, events);
         let sender = sender.unwrap_or(names::OTHER);
         let mut by_sender = self.by_sender();
         let counts = match by_sender.get_mut(sender) {

@@ -191,6 +191,8 @@ names! {
         DOVECOT_CLOCK_OFFSET = "dovecot.clock_offset",
         SKIP_REASON = "imaptrace.skip.reason",
         DROP_REASON = "imaptrace.drop.reason",
+        CONFIG_HASH = "imaptrace.config.hash",
+        CONFIG_VERSION = "imaptrace.config.version",
         SENDER = "sender",
         OUTCOME = "outcome",
     }
@@ -236,6 +238,10 @@ metrics! {
         "1 when the last run that could judge passed, 0 when it failed";
     PROBE_LAST_RUN_TIME = "imaptrace.probe.last_run.time", Gauge, "s",
         "When the last run ended, in seconds since the epoch";
+    PROBE_INTERVAL = "imaptrace.probe.interval", Gauge, "s",
+        "From the planned start of a run to that of the next";
+    PROBE_FAILURES = "imaptrace.probe.failures", Gauge, "{run}",
+        "Failed runs in a row: since the last one that passed";
     CERTIFICATE_NOT_AFTER = "imap.server.certificate.not_after", Gauge, "s",
         "When the server's certificate ends, in seconds since the epoch";
     MAILBOX_MESSAGES = "imap.mailbox.messages", Gauge, "{message}",
@@ -272,6 +278,16 @@ metrics! {
         "Measurements that are in no series, since there was no room for one more";
     LOG_DROPPED = "imaptrace.log.dropped", Counter, "{line}",
         "Log lines that were dropped, since standard error was not read or could not be written";
+    AGENT_UP = "imaptrace.agent.up", Gauge, "",
+        "1 while the agent runs, 0 in its last export when it was stopped";
+    AGENT_COPIES = "imaptrace.agent.copies", Gauge, "{agent}",
+        "Agents that are configured to probe each target of this one";
+    AGENT_SERVERS = "imaptrace.agent.servers", Gauge, "{server}",
+        "Servers that the agent probes: each host and port is one";
+    AGENT_SERVERS_UNREACHABLE = "imaptrace.agent.servers_unreachable", Gauge, "{server}",
+        "Servers for all of whose accounts the last run failed in the network";
+    CONFIG_INFO = "imaptrace.config.info", Gauge, "",
+        "1, with the hash of the configuration in use and the version of the agent";
     CONFIG_LAST_RELOAD_TIME = "imaptrace.config.last_reload.time", Gauge, "s",
         "When the configuration was last read, in seconds since the epoch";
     CONFIG_LAST_RELOAD_SUCCESS = "imaptrace.config.last_reload.success", Gauge, "",

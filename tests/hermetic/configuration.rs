@@ -77,6 +77,8 @@ fn moved(config: Config, other: &Config) -> Config {
     let words = |config: &Config| config.warnings.iter().map(|warning| warning.what.clone()).collect::<Vec<_>>();
     assert_eq!(words(&config), words(other));
     Config {
+        // The sample writes the defaults out.
+        hash: other.hash.clone(),
         warnings: other.warnings.clone(),
         unusable: other.unusable.clone(),
         watched: other.watched.clone(),
@@ -432,9 +434,9 @@ fn the_probe_command_line_makes_one_target() {
     insta::assert_snapshot!(config::describe(&config), @r#"
     targets: 1, accounts: 1
     groups: 0, maintenance windows: 0
-    metric series: about 69 (limit 100000)
-    samples in each scrape of Prometheus: up to 337 while all runs pass, 538 with failures
-      the span metrics of otel-collector.yaml: up to 234 and 432 more
+    series in Prometheus, each a sample in every scrape: up to 166 while all runs pass, 287 with failures (limit 1000000)
+      span_metrics in otel-collector.yaml, if switched on: up to 234 and 432 more
+      rules for these histograms: deploy/prometheus/rules
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
 
@@ -449,7 +451,7 @@ fn the_probe_command_line_makes_one_target() {
     export
       traces to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none
       metrics to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none
-      metrics per target every 15s, histograms explicit, timing off, labels none
+      metrics per target every 15s, detail standard, histograms explicit, timing off, labels none
       service.name "imaptrace"
       service.instance.id (the host's name)
 
@@ -537,9 +539,9 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     insta::assert_snapshot!(text, @r#"
     targets: 1, accounts: 2
     groups: 0, maintenance windows: 0
-    metric series: about 226 (limit 100000)
-    samples in each scrape of Prometheus: up to 1196 while all runs pass, 1991 with failures
-      the span metrics of otel-collector.yaml: up to 234 and 432 more
+    series in Prometheus, each a sample in every scrape: up to 517 while all runs pass, 992 with failures (limit 1000000)
+      span_metrics in otel-collector.yaml, if switched on: up to 234 and 432 more
+      rules for these histograms: deploy/prometheus/rules
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
 
@@ -557,7 +559,7 @@ fn the_plan_is_described_without_secrets_and_user_names() {
     export
       traces to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none, headers: authorization given (hidden), x-key from variable KEY
       metrics to http://localhost:4317 by grpc, timeout 10s, compression none, proxy none, headers: authorization given (hidden), x-key from variable KEY
-      metrics per target every 15s, histograms explicit, timing off, labels rack
+      metrics per target every 15s, detail standard, histograms explicit, timing off, labels rack
       service.name "imaptrace"
       service.instance.id (the host's name)
 
@@ -624,7 +626,7 @@ fn the_plan_tells_what_is_slow_and_what_is_kept() {
       http on 127.0.0.1:8143, 5 runs and as many failed ones kept for each account
       server events off
       journey     first-load-random: SELECT "INBOX", newest 20, window random, cold off, auth auto, tag span_id, propagate off, empty mailbox fails
-      metrics per target every 15s, histograms explicit, timing on, labels none
+      metrics per target every 15s, detail standard, histograms explicit, timing on, labels none
     "#);
 }
 
@@ -918,9 +920,9 @@ fn a_group_of_many_is_one_paragraph_of_the_plan() {
     insta::assert_snapshot!(until_export.join("\n"), @r#"
     targets: 120, accounts: 120
     groups: 1, maintenance windows: 3
-    metric series: about 67 (limit 100000)
-    samples in each scrape of Prometheus: up to 335 while all runs pass, 536 with failures
-      the span metrics of otel-collector.yaml: up to 28080 and 51840 more
+    series in Prometheus, each a sample in every scrape: up to 169 while all runs pass, 290 with failures (limit 1000000)
+      span_metrics in otel-collector.yaml, if switched on: up to 28080 and 51840 more
+      rules for these histograms: deploy/prometheus/rules
     runs in flight: at most 256, on one server 8
     logins per second: no limit, on one server 10; a run waits 1s for its turn
 

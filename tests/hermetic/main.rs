@@ -11,6 +11,7 @@ mod support;
 
 mod accounts;
 mod agent;
+mod agent_metrics;
 mod attribution;
 mod auth;
 mod baseline;

@@ -174,7 +174,13 @@ fn in_prometheus(backends: &Backends) {
         r#"time() - imaptrace_probe_last_run_time_seconds{imaptrace_target_name="mail01"} < 60"#,
         r#"imap_server_certificate_not_after_seconds{imaptrace_target_name="mail01"} > time()"#,
         r#"imap_mailbox_messages{imaptrace_target_name="mail01"} == 60"#,
-        r#"traces_span_metrics_calls_total{span_name="FETCH INBOX"} > 0"#,
+        r#"imaptrace_probe_interval_seconds{imaptrace_target_name="mail01",imaptrace_one_shot=""} > 0"#,
+        r#"imaptrace_probe_failures{imaptrace_target_name="mail01",imaptrace_one_shot=""} == 0"#,
+        "imaptrace_agent_up == 1",
+        "imaptrace_agent_copies == 1",
+        "imaptrace_agent_servers > 0",
+        "imaptrace_agent_servers_unreachable >= 0",
+        r#"imaptrace_config_info{imaptrace_config_hash=~"[0-9a-f]{16}"} == 1"#,
     ] {
         assert!(!backends.prometheus_query(query).is_empty(), "{query}");
     }

@@ -1,22 +1,35 @@
-//! `[agent]`: the agent's name, its shard and its log. Called by `load`.
+//! `[agent]`: the agent's name, its labels, its shard and its log. Called by `load`.
+
+use std::collections::BTreeMap;
 
 use tracing::Level;
 
 use crate::{
-    config::sources::{
-        readers::{Field, Table, shown},
-        schema::TableKeys,
-        tree::ShardScope,
+    config::{
+        sources::{
+            readers::{Field, Table, shown},
+            schema::TableKeys,
+            tree::ShardScope,
+        },
+        targets::labels::{check_prometheus_labels, read_labels},
     },
     plan::{Choice, Shard, ordinal_of},
     telemetry::{ResourceSettings, logs::LogFormat},
 };
 
-pub(crate) static KEYS: TableKeys = TableKeys::new("agent", &["instance", "shard", "log_format", "log_level"]);
+pub(crate) static KEYS: TableKeys =
+    TableKeys::new("agent", &["instance", "labels", "shard", "copies", "log_format", "log_level"]);
+
+/// The most agents that probe the same targets.
+const MOST_COPIES: u64 = 100;
 
 /// Settings of the agent itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
+    /// The labels of the agent's own metrics.
+    pub labels: BTreeMap<String, String>,
+    /// The number of agents that probe each target of this one, itself included. The agent only exports it.
+    pub copies: u64,
     /// The format of log lines.
     pub log_format: LogFormat,
     /// The lowest level that is logged.
@@ -37,7 +50,13 @@ pub(crate) fn read(table: &Table<'_>, resource: &mut ResourceSettings) -> Agent 
     let attribute = resource.attributes.iter().position(|(key, _)| key == "service.instance.id");
     let attribute = attribute.map(|index| resource.attributes.remove(index).1);
     resource.instance = table.read("instance", Field::text).or(attribute);
+    let labels = read_labels(table, None);
+    if let Some(field) = table.get("labels") {
+        check_prometheus_labels(&field, labels.keys());
+    }
     Agent {
+        labels,
+        copies: table.read("copies", |field| field.number(1..=MOST_COPIES)).unwrap_or(1),
         log_format: table.read("log_format", Field::choice).unwrap_or(LogFormat::Text),
         log_level: table.read("log_level", Field::choice).unwrap_or(Level::INFO),
     }

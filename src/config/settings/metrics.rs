@@ -1,21 +1,27 @@
 //! `[metrics]`: the series and their export. Called by `load`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use opentelemetry_sdk::metrics::Temporality;
 
 use crate::{
-    config::sources::{
-        readers::{Field, Table},
-        schema::TableKeys,
+    config::{
+        sources::{
+            readers::{Field, Table},
+            schema::TableKeys,
+        },
+        targets::labels::check_prometheus_labels,
     },
     plan::{SeriesPer, Target},
-    telemetry::MetricsSettings,
+    telemetry::{MetricsDetail, MetricsSettings},
 };
 
 pub(crate) static KEYS: TableKeys = TableKeys::new(
     "metrics",
-    &["labels", "per", "series_limit", "export_interval", "histogram", "temporality", "timing"],
+    &["labels", "per", "series_limit", "export_interval", "detail", "histogram", "temporality", "timing"],
 );
 
 /// The series, and when they are exported.
@@ -39,6 +45,10 @@ impl MetricsOptions {
 /// The values of `histogram`, for [`MetricsSettings::exponential`].
 pub(crate) const HISTOGRAM: &[(&str, bool)] = &[("explicit", false), ("exponential", true)];
 
+/// The values of `detail`.
+pub(crate) const DETAIL: &[(&str, MetricsDetail)] =
+    &[("standard", MetricsDetail::Standard), ("full", MetricsDetail::Full)];
+
 /// The values of `temporality`.
 pub(crate) const TEMPORALITY: &[(&str, Temporality)] =
     &[("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)];
@@ -53,6 +63,9 @@ pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
         }
         labels.insert(label);
     }
+    if let Some(field) = table.get("labels") {
+        check_prometheus_labels(&field, labels.iter());
+    }
     let per = table.read("per", Field::choice).unwrap_or(SeriesPer::Target);
     if per == SeriesPer::Group && !targets.is_empty() && targets.iter().all(|target| target.group.is_none()) {
         table.warn("per", "no target is in a group", "add [[groups]], or take it out");
@@ -65,7 +78,9 @@ pub(crate) fn read(table: &Table<'_>, targets: &[Target]) -> MetricsOptions {
             series_limit: table
                 .read("series_limit", |field| field.number(1..=u64::MAX))
                 .unwrap_or(default.series_limit),
+            detail: table.read("detail", |field| field.one_of(DETAIL)).unwrap_or(default.detail),
             timing: table.read("timing", Field::bool).unwrap_or(default.timing),
+            agent_labels: BTreeMap::new(),
             one_shot: false,
         },
         per,

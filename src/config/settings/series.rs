@@ -1,7 +1,7 @@
-//! The number of metric series of a configuration, and of their samples in a scrape of Prometheus (docs/configuration.md).
+//! The number of a configuration's samples in a scrape of Prometheus, each of which is a series there (docs/configuration.md).
 //!
-//! A histogram is one series for each set of attributes, as in OpenTelemetry; in Prometheus it has a sample for each bucket, one
-//! for its sum and one for its count. Called by `load` and `describe`.
+//! A histogram, which is one series in OpenTelemetry, has a sample for each bucket, one for its sum and one for its count. Called
+//! by `load` and `describe`.
 
 use std::{collections::HashMap, ops::Add};
 
@@ -10,11 +10,15 @@ use imaptrace_record::JourneyName;
 use crate::{
     config::Config,
     plan::{AddressChoice, Host, Security, Target},
+    telemetry::{MetricsDetail, MetricsSettings},
 };
 
 /// Commands that every run sends once: CAPABILITY, ID, LOGIN or AUTHENTICATE, NAMESPACE, LIST, SELECT or EXAMINE,
 /// FETCH, LOGOUT. STARTTLS comes on top.
 const COMMANDS: u64 = 8;
+
+/// Those of them that have a histogram in [`MetricsDetail::Standard`]: LOGIN or AUTHENTICATE, LIST, SELECT or EXAMINE, FETCH.
+const STANDARD_COMMANDS: u64 = 4;
 
 /// The parts of a command's time in `imaptrace.timing.duration`.
 const TIMING_PARTS: u64 = 3;
@@ -30,36 +34,36 @@ const CAUSES: u64 = 3;
 
 /// Samples of a histogram with the fixed bounds: 16 buckets, the one without a bound, sum and count.
 pub const EXPLICIT_SAMPLES: u64 = 16 + 3;
-/// Samples of an exponential one as text: the bucket without a bound, sum and count. With native histograms it is one.
-pub const EXPONENTIAL_SAMPLES: u64 = 3;
+/// Samples of one without bounds, and of an exponential one as text: the bucket without a bound, sum and count. With native
+/// histograms an exponential one is one sample.
+pub const SAMPLES_WITHOUT_BUCKETS: u64 = 3;
 /// Samples of a span name in the span metrics of otel-collector.yaml: 14 buckets, the one without a bound, sum, count, and the
 /// number of calls.
 pub const SPAN_SAMPLES: u64 = 14 + 4;
 
-/// Numbers of series.
+/// Numbers of series of OpenTelemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct SeriesCount {
-    histograms: u64,
+    /// Histograms with buckets.
+    bucketed: u64,
+    /// Histograms that have the bucket without a bound alone.
+    unbucketed: u64,
     /// Counters and gauges.
     others: u64,
 }
 
 impl SeriesCount {
-    const fn new(histograms: u64, others: u64) -> Self {
-        Self { histograms, others }
-    }
-
-    fn count(self) -> u64 {
-        self.histograms + self.others
+    const fn new(bucketed: u64, unbucketed: u64, others: u64) -> Self {
+        Self { bucketed, unbucketed, others }
     }
 
     fn samples(self, exponential: bool) -> u64 {
-        let each = if exponential { EXPONENTIAL_SAMPLES } else { EXPLICIT_SAMPLES };
-        each * self.histograms + self.others
+        let each = if exponential { SAMPLES_WITHOUT_BUCKETS } else { EXPLICIT_SAMPLES };
+        each * self.bucketed + SAMPLES_WITHOUT_BUCKETS * self.unbucketed + self.others
     }
 
     fn times(self, factor: u64) -> Self {
-        Self::new(factor * self.histograms, factor * self.others)
+        Self::new(factor * self.bucketed, factor * self.unbucketed, factor * self.others)
     }
 }
 
@@ -67,24 +71,20 @@ impl Add for SeriesCount {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self::new(self.histograms + other.histograms, self.others + other.others)
+        Self::new(self.bucketed + other.bucketed, self.unbucketed + other.unbucketed, self.others + other.others)
     }
 }
 
-/// Of the agent itself: start lag and delivery duration; active runs, queue size and limit, time and success of the last
-/// reload, and CPU shortage (four).
-const AGENT: SeriesCount = SeriesCount::new(2, 9);
+/// Of the agent itself: start lag and delivery duration; whether it is up, copies, servers and those unreachable, the
+/// configuration, active runs, queue size and limit, time and success of the last reload, and CPU shortage (four).
+const AGENT: SeriesCount = SeriesCount::new(2, 0, 14);
 /// Dropped runs by reason.
-const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 3);
+const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 0, 3);
 
 /// Of events of a sender that are not joined: late, unmatched, rejected, full.
 const FAILING_JOINS: u64 = 4;
 /// Of those that are not forwarded: late, rejected, full.
 const FAILING_FORWARDS: u64 = 3;
-
-/// Of each account: a run and a step for each error type; slow runs by cause, skipped runs by reason, and runs with too few
-/// messages.
-const ACCOUNT_FAILING: SeriesCount = SeriesCount::new(2 * FAILURES, CAUSES + SKIP_REASONS + 1);
 
 /// A number of samples without failures, and with an allowance for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +95,8 @@ pub struct SampleEstimate {
     pub failing: u64,
 }
 
-/// The number of series, with an allowance for failures.
-pub fn series(config: &Config) -> u64 {
-    let (passing, failing) = all(config);
-    (passing + failing).count()
-}
-
-/// The number of this agent's samples in a scrape of the Collector, with `target_info` but without Prometheus's own, such as `up`.
+/// The number of this agent's samples in a scrape of the Collector, which are its series in Prometheus: with `target_info` but
+/// without Prometheus's own, such as `up`.
 pub fn samples(config: &Config) -> SampleEstimate {
     let kind = config.metrics.series.exponential;
     let (passing, failing) = all(config);
@@ -125,13 +120,13 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
     let mut accounts: HashMap<AccountKey<'_>, (u64, SeriesCount)> = HashMap::new();
     for target in &config.targets {
         let families = if target.address == AddressChoice::Each { 2 } else { 1 };
-        let one = (families, per_account(target, config.metrics.series.timing).times(families));
+        let one = (families, per_account(target, &config.metrics.series).times(families));
         for (account, probed) in target.probed() {
             let labels = config.metrics.series.labels.iter().map(|label| probed.labels.get(label).cloned()).collect();
             let name = target.series_name(config.metrics.per);
             let known = accounts.entry((name, &account.alias, probed.journey.name().clone(), labels)).or_default();
             // Of targets that share series, the one with the most has all.
-            if (one.0, one.1.count()) > (known.0, known.1.count()) {
+            if (one.0, one.1.samples(false)) > (known.0, known.1.samples(false)) {
                 *known = one;
             }
         }
@@ -143,9 +138,10 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
         (events.senders.len() as u64, events.listen.is_some(), events.forward.is_some());
     let samples = u64::from(forwards && events.accounting.is_some());
     let failing = if forwards { FAILING_FORWARDS } else { FAILING_JOINS };
-    let agent = AGENT + SeriesCount::new(0, senders + samples);
-    let agent_failing = AGENT_FAILING + SeriesCount::new(0, failing * (senders + samples) + u64::from(receives));
-    let each = accounts.into_values().map(|(families, series)| (series, ACCOUNT_FAILING.times(families)));
+    let agent = AGENT + SeriesCount::new(0, 0, senders + samples);
+    let agent_failing = AGENT_FAILING + SeriesCount::new(0, 0, failing * (senders + samples) + u64::from(receives));
+    let account_failing = failures_of_account(config.metrics.series.detail);
+    let each = accounts.into_values().map(|(families, series)| (series, account_failing.times(families)));
     each.fold((agent, agent_failing), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
@@ -159,11 +155,30 @@ fn phases(target: &Target) -> u64 {
     2 + u64::from(tls) + u64::from(matches!(target.endpoint.host, Host::Name(_)))
 }
 
-fn per_account(target: &Target, timing: bool) -> SeriesCount {
+fn per_account(target: &Target, settings: &MetricsSettings) -> SeriesCount {
     let tls = target.security != Security::None;
-    // First loading and the run's duration; up, last run, messages, bytes of the greeting, the certificate's end.
-    let single = SeriesCount::new(2 + phases(target), 4 + u64::from(tls));
-    // One duration and two directions of bytes.
-    let of_command = SeriesCount::new(1 + if timing { TIMING_PARTS } else { 0 }, 2);
-    single + of_command.times(commands(target))
+    // Up, last run, interval, failures, messages, the certificate's end.
+    let gauges = 5 + u64::from(tls);
+    let timing = |commands| if settings.timing { TIMING_PARTS * commands } else { 0 };
+    // First loading has buckets always; the run's duration and the phases in full.
+    match settings.detail {
+        MetricsDetail::Standard => {
+            SeriesCount::new(1 + STANDARD_COMMANDS + timing(STANDARD_COMMANDS), 1 + phases(target), gauges)
+        }
+        MetricsDetail::Full => {
+            let commands = commands(target);
+            // Two directions of bytes; the greeting has one.
+            SeriesCount::new(2 + phases(target) + commands + timing(commands), 0, gauges + 1 + 2 * commands)
+        }
+    }
+}
+
+/// Of each account: a run and a step for each error type; slow runs by cause, skipped runs by reason, and runs with too few
+/// messages.
+fn failures_of_account(detail: MetricsDetail) -> SeriesCount {
+    let others = CAUSES + SKIP_REASONS + 1;
+    match detail {
+        MetricsDetail::Standard => SeriesCount::new(FAILURES, FAILURES, others),
+        MetricsDetail::Full => SeriesCount::new(2 * FAILURES, 0, others),
+    }
 }

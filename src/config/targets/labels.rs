@@ -1,9 +1,9 @@
-//! `labels`: the operator's own keys and values. Called by `account` and `group`.
+//! `labels`: the operator's own keys and values. Called by `account`, `group`, and for the labels of metrics by `settings`.
 
 use std::collections::BTreeMap;
 
 use super::expand::{Placeholders, filled};
-use crate::config::sources::readers::Table;
+use crate::config::sources::readers::{Field, Table};
 
 /// Keys of a target that are rarely the name of a label.
 const OWN_KEYS: &[&str] = &[
@@ -42,6 +42,18 @@ pub(crate) fn read_labels(table: &Table<'_>, fill: Option<&Placeholders<'_>>) ->
 
 /// What is wrong with a key that [`is_label`] refuses.
 pub(crate) const NO_LABEL: &str = "a label's key is made of letters, digits, `_`, `-` and `.`";
+
+/// Notes keys of labels of metrics that become one label in Prometheus, where everything but letters, digits and `_` is a `_`.
+pub(crate) fn check_prometheus_labels<'a>(field: &Field<'_>, keys: impl Iterator<Item = &'a String>) {
+    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    for key in keys {
+        let label = key.replace(['-', '.'], "_");
+        if let Some(other) = known.insert(label.clone(), key) {
+            let what = format!("the labels {other} and {key} are both imaptrace_label_{label} in Prometheus");
+            field.error(what, "rename one of them");
+        }
+    }
+}
 
 /// Whether a text may be the key of a label.
 pub(crate) fn is_label(key: &str) -> bool {

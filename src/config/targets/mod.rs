@@ -6,7 +6,7 @@ pub(super) mod consistency;
 mod expand;
 mod file_sd;
 pub(super) mod group;
-mod labels;
+pub(super) mod labels;
 pub(super) mod options;
 pub(super) mod target;
 pub mod url;

@@ -105,7 +105,7 @@ impl Queue {
         let disk_budget = disk.as_ref().map_or(0, |(_, budget)| *budget);
         let disk = disk.map(|(state, budget)| Spool::new(state, budget));
         if open {
-            metrics.queue_capacity(i64::try_from(memory_budget).unwrap_or(i64::MAX));
+            metrics.agent().queue_capacity(i64::try_from(memory_budget).unwrap_or(i64::MAX));
         }
         // The agent has logged this failure.
         let disk_failure = disk.as_ref().and_then(Spool::pending_error);
@@ -306,7 +306,7 @@ impl Queue {
         let first = !spool.loaded;
         let found = spool.load()?;
         if first {
-            self.0.metrics.queue_capacity(0_i64.saturating_add_unsigned(self.0.disk_budget));
+            self.0.metrics.agent().queue_capacity(0_i64.saturating_add_unsigned(self.0.disk_budget));
         }
         let damage = spool.damage.take();
         let corrupt = damage.as_ref().map_or(0, |(runs, _)| *runs);
@@ -398,7 +398,7 @@ impl Queue {
     fn drop_runs(&self, state: &mut QueueState, reason: DropReason, runs: u64) {
         if runs > 0 {
             state.count_dropped(reason, runs);
-            self.0.metrics.delivery_dropped(reason, runs);
+            self.0.metrics.agent().delivery_dropped(reason, runs);
         }
     }
 
@@ -422,7 +422,7 @@ impl Queue {
     fn measure_size(&self, state: &mut QueueState) {
         let change = state.size_change();
         if change != 0 {
-            self.0.metrics.queue_size(change);
+            self.0.metrics.agent().queue_size(change);
         }
     }
 }

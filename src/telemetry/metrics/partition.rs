@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue,
-    metrics::{
-        AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, ObservableCounter, UpDownCounter,
-    },
+    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -79,7 +77,7 @@ impl Partition {
     pub(super) fn new(config: &PartitionConfig, size: usize, room: usize) -> Self {
         let reader = SeriesReader::new(config, move |name| {
             let (what, ..) = RunMetric::ALL.into_iter().find(|(_, metric, _)| metric.name == name)?;
-            Some(size * what.allowance(config.settings.timing))
+            Some(size * what.allowance(&config.settings))
         });
         let instruments = RunMetric::ALL.map(|(what, ..)| RunInstrument::new(&reader.meter(), what)).into();
         Self { reader, instruments, size, room, fill: Mutex::default() }
@@ -110,7 +108,7 @@ impl Partition {
         let bytes = point_bytes(what, attributes, config.exponential);
         let mut fill = self.fill();
         let series = &mut fill.series[what as usize];
-        if *series >= self.size * what.allowance(config.timing) || fill.bytes + bytes > MOST_BYTES {
+        if *series >= self.size * what.allowance(config) || fill.bytes + bytes > MOST_BYTES {
             return Err(NoCapacity::Partition);
         }
         fill.series[what as usize] += 1;
@@ -138,7 +136,9 @@ impl RunInstrument {
         let metric = what.metric();
         match (metric.kind, what) {
             (names::MetricKind::Histogram, _) => Self::Histogram(histogram(meter, metric)),
-            (names::MetricKind::Gauge, RunMetric::Up | RunMetric::Messages) => Self::Count(int_gauge(meter, metric)),
+            (names::MetricKind::Gauge, RunMetric::Up | RunMetric::Messages | RunMetric::Failures) => {
+                Self::Count(int_gauge(meter, metric))
+            }
             (names::MetricKind::Gauge, _) => Self::Number(gauge(meter, metric)),
             _ => Self::Counter(counter(meter, metric)),
         }
@@ -161,10 +161,10 @@ fn point_bytes(what: RunMetric, attributes: &[KeyValue], exponential: bool) -> u
 pub(super) struct SeriesReader(Arc<(SdkMeterProvider, SharedReader)>);
 
 impl SeriesReader {
-    /// `limit`: how many series the instrument of a name may have, else [`FEW`].
+    /// `limit`: the most series that the instrument of a name may have, else [`FEW`].
     pub(super) fn new(config: &PartitionConfig, limit: impl Fn(&str) -> Option<usize> + Copy) -> Self {
         let reader = SharedReader(Arc::new(ManualReader::builder().with_temporality(config.temporality).build()));
-        let exponential = config.settings.exponential;
+        let settings = config.settings.clone();
         let limits: Vec<_> = names::METRICS.iter().map(|it| (it.name, limit(it.name).unwrap_or(FEW).max(1))).collect();
         let provider = SdkMeterProvider::builder()
             .with_resource(config.resource.clone())
@@ -172,7 +172,9 @@ impl SeriesReader {
                 let limit = limits.iter().find(|(name, _)| *name == instrument.name())?.1;
                 let stream = Stream::builder().with_cardinality_limit(limit);
                 match instrument.kind() {
-                    InstrumentKind::Histogram => stream.with_aggregation(buckets(exponential)).build().ok(),
+                    InstrumentKind::Histogram => {
+                        stream.with_aggregation(aggregation(instrument.name(), &settings)).build().ok()
+                    }
                     _ => stream.build().ok(),
                 }
             })
@@ -227,13 +229,16 @@ impl MetricReader for SharedReader {
     }
 }
 
-fn buckets(exponential: bool) -> Aggregation {
-    if exponential {
+/// How the histogram of this name is kept.
+fn aggregation(name: &str, settings: &MetricsSettings) -> Aggregation {
+    if settings.exponential {
         // The SDK's defaults.
-        Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true }
-    } else {
-        Aggregation::ExplicitBucketHistogram { boundaries: names::BUCKETS.to_vec(), record_min_max: true }
+        return Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true };
     }
+    let of_run = RunMetric::ALL.into_iter().find(|(_, metric, _)| metric.name == name);
+    let has_buckets = of_run.is_none_or(|(what, ..)| what.has_buckets(settings));
+    let boundaries = if has_buckets { names::BUCKETS.to_vec() } else { Vec::new() };
+    Aggregation::ExplicitBucketHistogram { boundaries, record_min_max: true }
 }
 
 pub(super) fn meter(provider: &SdkMeterProvider) -> Meter {
@@ -247,16 +252,6 @@ pub(super) fn histogram(meter: &Meter, metric: Metric) -> Histogram<f64> {
 
 pub(super) fn counter(meter: &Meter, metric: Metric) -> Counter<u64> {
     meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.description).build()
-}
-
-/// A counter whose value is read when it is exported; absent while it is 0.
-pub(super) fn observed(meter: &Meter, metric: Metric, read: fn() -> u64) -> ObservableCounter<u64> {
-    let counter = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.description);
-    let observe = move |observer: &dyn AsyncInstrument<u64>| match read() {
-        0 => {}
-        count => observer.observe(count, &[]),
-    };
-    counter.with_callback(observe).build()
 }
 
 pub(super) fn time_counter(meter: &Meter, metric: Metric) -> Counter<f64> {

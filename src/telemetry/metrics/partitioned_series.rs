@@ -16,7 +16,8 @@ use opentelemetry::{Key as AttributeKey, KeyValue};
 
 use super::{
     partition::{NoCapacity, Partition, PartitionConfig, SeriesReader},
-    series::{Measurement, RunMetric, SeriesKey},
+    series::{Measurement, SeriesKey},
+    settings::MetricsSettings,
 };
 use crate::telemetry::names;
 
@@ -57,7 +58,7 @@ pub(super) struct PartitionedSeries {
     /// The attribute keys of the labels on the allow list.
     label_keys: Vec<AttributeKey>,
     partitions: RwLock<Partitions>,
-    /// Number of series of all accounts.
+    /// The series of all accounts, as Prometheus counts them.
     series: AtomicUsize,
 }
 
@@ -256,7 +257,7 @@ impl Partitions {
                     return true;
                 }
                 if !keep(&account.subject(target, &config.settings.labels)) {
-                    partitioned.series.fetch_sub(account.list().series.len(), Ordering::Relaxed);
+                    partitioned.series.fetch_sub(account.list().prometheus_series(&config.settings), Ordering::Relaxed);
                     return false;
                 }
                 account.move_to(place(&mut self.active, config), partitioned);
@@ -361,7 +362,7 @@ impl AccountSeries {
         self.partition = partition;
         let gauges = {
             let mut list = self.list();
-            partitioned.series.fetch_sub(list.series.len(), Ordering::Relaxed);
+            partitioned.series.fetch_sub(list.prometheus_series(&partitioned.config.settings), Ordering::Relaxed);
             list.series.clear();
             list.gauges.clone()
         };
@@ -375,6 +376,11 @@ impl AccountSeries {
 }
 
 impl SeriesList {
+    /// Their number as Prometheus counts them.
+    fn prometheus_series(&self, settings: &MetricsSettings) -> usize {
+        self.series.iter().map(|key| key.what.prometheus_series(settings)).sum()
+    }
+
     /// Records one measurement; its series is probably at `next`.
     fn enter(
         &mut self,
@@ -392,7 +398,7 @@ impl SeriesList {
         };
         *next = place + 1;
         account.partition.enter(key.what, value, &attributes);
-        if matches!(key.what, RunMetric::Up | RunMetric::LastRun | RunMetric::Certificate | RunMetric::Messages) {
+        if key.what.is_gauge() {
             match self.gauges.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, last)) => *last = value,
                 None => self.gauges.push((key, value)),
@@ -410,12 +416,13 @@ impl SeriesList {
         attributes: &[KeyValue],
     ) -> Result<usize, NoCapacity> {
         let settings = &partitioned.config.settings;
-        if partitioned.series.fetch_add(1, Ordering::Relaxed) as u64 >= settings.series_limit {
-            partitioned.series.fetch_sub(1, Ordering::Relaxed);
+        let more = key.what.prometheus_series(settings);
+        if (partitioned.series.fetch_add(more, Ordering::Relaxed) + more) as u64 > settings.series_limit {
+            partitioned.series.fetch_sub(more, Ordering::Relaxed);
             return Err(NoCapacity::Agent);
         }
         account.partition.admit(key.what, attributes, settings).inspect_err(|_| {
-            partitioned.series.fetch_sub(1, Ordering::Relaxed);
+            partitioned.series.fetch_sub(more, Ordering::Relaxed);
         })?;
         self.series.push(key);
         Ok(self.series.len() - 1)

@@ -2,10 +2,13 @@
 //! so that it takes little memory. Called by [`Metrics`](super::Metrics).
 
 use imaptrace_imap::{CommandName, Condition};
-use imaptrace_record::{Cause, ErrorType, Run, RunOutcome, SetupStep, SkipReason, Step, StepName, StepOutcome};
+use imaptrace_record::{
+    Cause, ErrorType, Run, RunOutcome, Seconds, SetupStep, SkipReason, Step, StepName, StepOutcome,
+};
 use opentelemetry::KeyValue;
 
-use crate::telemetry::names::{self, Metric};
+use super::settings::{MetricsDetail, MetricsSettings};
+use crate::telemetry::names::{self, Metric, MetricKind};
 
 /// The metrics of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(super) enum RunMetric {
     Io,
     Up,
     LastRun,
+    Interval,
+    Failures,
     Certificate,
     Messages,
     Slow,
@@ -40,6 +45,8 @@ impl RunMetric {
         (Self::Io, names::CLIENT_IO, 22),
         (Self::Up, names::PROBE_UP, 1),
         (Self::LastRun, names::PROBE_LAST_RUN_TIME, 1),
+        (Self::Interval, names::PROBE_INTERVAL, 1),
+        (Self::Failures, names::PROBE_FAILURES, 1),
         (Self::Certificate, names::CERTIFICATE_NOT_AFTER, 1),
         (Self::Messages, names::MAILBOX_MESSAGES, 1),
         (Self::Slow, names::PROBE_SLOW, 2),
@@ -51,9 +58,57 @@ impl RunMetric {
         Self::ALL[self as usize].1
     }
 
-    pub(super) fn allowance(self, timing: bool) -> usize {
-        if self == Self::Timing && !timing { 0 } else { Self::ALL[self as usize].2 }
+    pub(super) fn allowance(self, settings: &MetricsSettings) -> usize {
+        let standard = settings.detail == MetricsDetail::Standard;
+        match self {
+            Self::Timing if !settings.timing => 0,
+            Self::Io if standard => 0,
+            Self::Timing if standard => 12,
+            Self::Operation if standard => 8,
+            _ => Self::ALL[self as usize].2,
+        }
     }
+
+    /// Whether it is a gauge of an account: its last value goes into a new partition.
+    pub(super) fn is_gauge(self) -> bool {
+        self.metric().kind == MetricKind::Gauge
+    }
+
+    /// Whether its histograms have [`names::BUCKETS`].
+    pub(super) fn has_buckets(self, settings: &MetricsSettings) -> bool {
+        settings.detail == MetricsDetail::Full || !matches!(self, Self::Duration | Self::Setup)
+    }
+
+    /// The series that Prometheus makes of one of its series: each bucket, the sum and the count are one.
+    pub(super) fn prometheus_series(self, settings: &MetricsSettings) -> usize {
+        match self.metric().kind {
+            MetricKind::Histogram if settings.exponential || !self.has_buckets(settings) => WITHOUT_BUCKETS,
+            MetricKind::Histogram => names::BUCKETS.len() + WITHOUT_BUCKETS,
+            _ => 1,
+        }
+    }
+}
+
+/// The bucket without a bound, the sum and the count: also what an exponential histogram is as text.
+const WITHOUT_BUCKETS: usize = 3;
+
+/// The commands with series of their own in [`MetricsDetail::Standard`]: until they end, a mail program shows nothing.
+const STANDARD_COMMANDS: [CommandName; 6] = [
+    CommandName::Login,
+    CommandName::Authenticate,
+    CommandName::List,
+    CommandName::Select,
+    CommandName::Examine,
+    CommandName::Fetch,
+];
+
+/// What an agent knows of the account of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeState {
+    /// From the planned start of a run to that of the next.
+    pub interval: Seconds,
+    /// Failed runs since the last passed one; void runs do not count.
+    pub failures: u64,
 }
 
 /// A value to record.
@@ -129,7 +184,12 @@ fn place<T: Copy + PartialEq>(list: &[T], name: Option<T>) -> u8 {
 }
 
 /// All measurements of a run, in a fixed order. A void run has no `up`: it does not show the target's state.
-pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, Measurement)) {
+pub(super) fn measure(
+    run: &Run,
+    state: Option<ProbeState>,
+    settings: &MetricsSettings,
+    mut enter: impl FnMut(SeriesKey, Measurement),
+) {
     match run.outcome {
         RunOutcome::Passed => enter(SeriesKey::of(RunMetric::Up), Measurement::Count(1)),
         RunOutcome::Failed => enter(SeriesKey::of(RunMetric::Up), Measurement::Count(0)),
@@ -137,6 +197,10 @@ pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, 
     }
     let end = run.started_at.epoch_seconds() + run.duration_s.as_f64();
     enter(SeriesKey::of(RunMetric::LastRun), Measurement::Number(end));
+    if let Some(state) = state {
+        enter(SeriesKey::of(RunMetric::Interval), Measurement::Number(state.interval.as_f64()));
+        enter(SeriesKey::of(RunMetric::Failures), Measurement::Count(state.failures));
+    }
     let duration = SeriesKey { error: run.error_type, ..SeriesKey::of(RunMetric::Duration) };
     enter(duration, Measurement::Number(run.duration_s.as_f64()));
     if let Some(latency) = run.counted_latency() {
@@ -151,21 +215,23 @@ pub(super) fn measure(run: &Run, timing: bool, mut enter: impl FnMut(SeriesKey, 
         enter(SeriesKey::of(RunMetric::Certificate), Measurement::Number(end.epoch_seconds()));
     }
     for step in run.steps.iter().filter(|step| step.was_started() && step.outcome != StepOutcome::Skipped) {
-        measure_step(step, timing, &mut enter);
+        measure_step(step, settings, &mut enter);
     }
 }
 
-fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Measurement)) {
+fn measure_step(step: &Step, settings: &MetricsSettings, enter: &mut impl FnMut(SeriesKey, Measurement)) {
     let took = Measurement::Number(step.duration_s.as_f64());
     let command = if step.is_command() { place(CommandName::ALL, step.name.command()) } else { NONE };
     if let StepName::Setup(setup) = step.name {
         let name = place(SetupStep::ALL, Some(setup));
         enter(SeriesKey { name, error: step.error_type, ..SeriesKey::of(RunMetric::Setup) }, took);
-    } else {
+    } else if settings.detail == MetricsDetail::Full
+        || step.name.command().is_some_and(|name| STANDARD_COMMANDS.contains(&name))
+    {
         let more = step.status.map_or(NONE, |status| place(Condition::ALL, Some(status)));
         enter(SeriesKey { what: RunMetric::Operation, name: command, more, error: step.error_type }, took);
         // Not of a command that failed: a deadline is not the time of a part.
-        if timing && step.outcome == StepOutcome::Passed {
+        if settings.timing && step.outcome == StepOutcome::Passed {
             for (more, took) in (0..).zip([step.server_s, step.network_s, step.transfer_s]) {
                 if let Some(took) = took {
                     let key = SeriesKey { name: command, more, ..SeriesKey::of(RunMetric::Timing) };
@@ -175,7 +241,7 @@ fn measure_step(step: &Step, timing: bool, enter: &mut impl FnMut(SeriesKey, Mea
         }
     }
     for (more, bytes) in (0..).zip([step.sent_bytes, step.received_bytes]) {
-        if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > 0 && settings.detail == MetricsDetail::Full) {
             enter(SeriesKey { name: command, more, ..SeriesKey::of(RunMetric::Io) }, Measurement::Count(bytes));
         }
     }
