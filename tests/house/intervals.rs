@@ -29,6 +29,8 @@ fn shipped() -> Vec<(String, String)> {
 /// Where a key is set to a duration, and to which.
 fn set<'a>(files: &'a [(String, String)], key: &str) -> Vec<(&'a str, Duration)> {
     let value = |line: &str| {
+        // What can be switched on counts too.
+        let line = line.strip_prefix("#+").unwrap_or(line);
         let (before, after) = line.split_once(key)?;
         let value = after.trim_start_matches('"').strip_prefix([':', '='])?.trim();
         let value = value.split([' ', ',']).next()?.trim_matches(['"', '\'']);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::support::{
-    backends::{Backends, tail_sampling_switched_on},
+    backends::{Backends, everything_switched_on},
     program::wait_until,
     quick::{conversation, life},
 };
@@ -17,7 +17,7 @@ const REFUSED: &str = "S: * OK [CAPABILITY IMAP4rev1] hi\nC: LOGIN\nS: {tag} OK 
 #[test]
 fn tail_sampling_keeps_the_failed_and_the_slow_and_the_span_metrics_count_all() {
     // The share of others would make it a matter of luck, so it is nothing here. And nobody looks at exemplars.
-    let mut file = tail_sampling_switched_on();
+    let mut file = everything_switched_on();
     for (there, here) in [
         ("sampling_percentage: 5 ", "sampling_percentage: 0 "),
         ("metrics_flush_interval: 15s", "metrics_flush_interval: 2s"),

@@ -222,15 +222,16 @@ impl Backends {
     }
 }
 
-/// `otel-collector.yaml` without the `#~` at the beginning of some lines, as an operator takes them away.
-pub fn tail_sampling_switched_on() -> String {
+/// `otel-collector.yaml` without the `#~` and `#+` at the beginning of some lines, as an operator takes them away: with tail
+/// sampling and span metrics.
+pub fn everything_switched_on() -> String {
     let text = std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap();
-    let lines: Vec<_> = text.lines().map(|line| line.strip_prefix("#~").unwrap_or(line)).collect();
-    let switched_on = lines.join("\n") + "\n";
-    assert!(
-        switched_on.contains("\n  tail_sampling:\n") && switched_on.contains("\n        - tail_sampling\n"),
-        "tail sampling is not there:\n{text}"
-    );
+    let lines = text.lines().map(|line| line.strip_prefix("#~").or_else(|| line.strip_prefix("#+")).unwrap_or(line));
+    let switched_on = lines.collect::<Vec<_>>().join("\n") + "\n";
+    for component in ["tail_sampling", "span_metrics"] {
+        let (defined, used) = (format!("\n  {component}:\n"), format!("\n        - {component}\n"));
+        assert!(switched_on.contains(&defined) && switched_on.contains(&used), "{component} is not there:\n{text}");
+    }
     switched_on
 }
 
