@@ -8,6 +8,7 @@
 //! rig      Dovecot, the Collector, what the Collector counts
 //! senders  120 mail servers that send events
 //! subject  an agent with so many targets, and what the kernel says of it
+//! shards   10,000 targets over five agents
 //! outage   an hour's runs without a receiver
 //! ```
 
@@ -23,6 +24,7 @@
 mod outage;
 mod rig;
 mod senders;
+mod shards;
 mod subject;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -68,8 +70,12 @@ fn main() {
         |text| text.split_whitespace().map(|word| word.parse().expect("TARGETS is a list of numbers")).collect(),
     );
     let soak = knob("SOAK_MINUTES", 60);
-    let rig = Rig::set();
+    let sharded = knob("SHARDS", 0) > 0;
+    let rig = Rig::set(sharded);
     println!("{}\n", Rig::machine());
+    if sharded {
+        return shards::report(&rig, Duration::from_secs(window.into()));
+    }
     if !targets.is_empty() {
         load(&rig, &targets, Duration::from_secs(window.into()));
     }

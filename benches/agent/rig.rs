@@ -45,9 +45,11 @@ pub struct Collector {
 }
 
 impl Rig {
-    pub fn set() -> Self {
+    /// `everywhere`: Dovecot listens on all addresses of the host.
+    pub fn set(everywhere: bool) -> Self {
         let senders = Senders::start();
-        let settings = format!("{MANY}{}", senders.settings());
+        let listen = if everywhere { "listen = 0.0.0.0\n" } else { "" };
+        let settings = format!("{MANY}{listen}{}", senders.settings());
         Self {
             dovecot: Dovecot::start(&Options { load_users: USERS, settings, ..Options::default() }),
             senders,
@@ -111,6 +113,8 @@ pub struct Counts {
     pub skipped: f64,
     /// Events that joined a run.
     pub joined: f64,
+    /// Accounts that have had a run.
+    pub accounts: f64,
     /// Series as OpenTelemetry counts them: a histogram is one.
     pub series: f64,
     /// Starts by the upper bound of their lag in seconds.
@@ -141,6 +145,7 @@ impl Counts {
             }
             match metric {
                 "imaptrace_server_events_total" if name.contains(r#"outcome="joined""#) => counts.joined += value,
+                "imaptrace_probe_last_run_time_seconds" => counts.accounts += 1.0,
                 "imaptrace_probe_skipped_total" => counts.skipped += value,
                 "imaptrace_probe_duration_seconds_count" if name.contains("error_type=") => counts.failed += value,
                 "imaptrace_scheduler_start_lag_seconds_count" => counts.starts += value,

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
+    net::Ipv4Addr,
     ops::Sub,
     path::{Path, PathBuf},
     process::Command,
@@ -15,6 +16,7 @@ use crate::{
     INTERVAL,
     rig::{Collector, Counts, Process, Rig, USERS},
     senders::Senders,
+    shards::INTERVAL as INTERVAL_OF_SHARDS,
     support::program::free_port,
 };
 
@@ -75,14 +77,47 @@ impl Subject {
     /// Starts one. All targets are the same server, so the limits for one server are out of the way.
     pub fn start(rig: &Rig, targets: u32, security: Security, metrics: Metrics, events: Events) -> Self {
         rig.senders.disconnect();
-        let directory = tempfile::Builder::new().prefix("agent-").tempdir_in(rig.directory.path()).unwrap().keep();
-        let config = directory.join("imaptrace.toml");
+        let directory = directory(rig);
         let collector = rig.collector();
         let mut text = text(rig, &collector.otlp, targets, security, metrics, &directory);
         let port = free_port();
         if events == Events::On {
             text.push_str(&Senders::of_agent(&directory, port));
         }
+        let this = Self::launch(&directory, &text, collector);
+        if events == Events::On {
+            rig.senders.connect(port);
+        }
+        this
+    }
+
+    /// Starts one in clear text with metrics whose targets are a server each, of these targets those of its shard.
+    pub fn start_shard(rig: &Rig, targets: u32, shard: Option<&str>) -> Self {
+        let directory = directory(rig);
+        let collector = rig.collector();
+        let (port, otlp) = (rig.dovecot.plain, &collector.otlp);
+        let shard = shard.map(|shard| format!("shard = {shard:?}\n")).unwrap_or_default();
+        let mut text = format!(
+            "[agent]\nlog_level = \"warn\"\n{shard}[defaults]\ninterval = \"{}s\"\ntimeout = \"5s\"\nsecurity = \"none\"\n\
+             [defaults.deadlines]\ngreeting = \"5s\"\ncommand = \"5s\"\n[state]\ndir = {:?}\n[otlp]\nendpoint = {otlp:?}\n\
+             protocol = \"grpc\"\n[metrics]\nexport_interval = \"5s\"\nseries_limit = 10000000\n[http]\nlisten = \"off\"\n",
+            INTERVAL_OF_SHARDS.as_secs(),
+            directory.join("state").display().to_string(),
+        );
+        for number in 0..targets {
+            let (user, address) = (number % USERS + 1, server_address(number));
+            write!(
+                text,
+                "[[targets]]\nname = \"mail{number:05}.example.org\"\nurl = \"imap://{address}:{port}\"\nuser = \"load{user}\"\n\
+                 password = {{ env = \"BENCH_PASSWORD\" }}\n"
+            )
+            .unwrap();
+        }
+        Self::launch(&directory, &text, collector)
+    }
+
+    fn launch(directory: &Path, text: &str, collector: Collector) -> Self {
+        let config = directory.join("imaptrace.toml");
         fs::write(&config, text).unwrap();
         let mut command = Command::new(program());
         command.args(["agent", "--config"]).arg(&config).env_clear().env("BENCH_PASSWORD", "load");
@@ -91,9 +126,6 @@ impl Subject {
         std::thread::sleep(Duration::from_millis(500));
         if let Ok(Some(status)) = process.0.try_wait() {
             panic!("the agent ended with {status}:\n{}", fs::read_to_string(directory.join("agent.log")).unwrap());
-        }
-        if events == Events::On {
-            rig.senders.connect(port);
         }
         Self { process, collector }
     }
@@ -138,6 +170,15 @@ impl Subject {
     }
 }
 
+fn directory(rig: &Rig) -> PathBuf {
+    tempfile::Builder::new().prefix("agent-").tempdir_in(rig.directory.path()).unwrap().keep()
+}
+
+/// The address of the server with this number, one for each.
+pub fn server_address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + number)
+}
+
 fn field(status: &str, key: &str) -> Option<f64> {
     status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
 }
@@ -159,7 +200,7 @@ fn text(rig: &Rig, otlp: &str, targets: u32, security: Security, metrics: Metric
     let mut text = format!(
         "[agent]\nlog_level = \"warn\"\n[defaults]\ninterval = \"{}s\"\ntimeout = \"5s\"\nsecurity = {word:?}\nca_file = {:?}\n\
          [defaults.deadlines]\ngreeting = \"5s\"\ncommand = \"5s\"\n[state]\ndir = {:?}\n[{table}]\nendpoint = {otlp:?}\nprotocol = \"grpc\"\n\
-         [metrics]\nexport_interval = \"5s\"\nseries_limit = 200000\n\
+         [metrics]\nexport_interval = \"5s\"\nseries_limit = 10000000\n\
          [http]\nlisten = \"off\"\n[limits]\nruns_in_flight = 1000\nruns_in_flight_per_server = 1000\nlogins_per_second_per_server = 0\n",
         INTERVAL.as_secs(),
         rig.dovecot.ca.display().to_string(),

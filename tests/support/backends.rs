@@ -198,6 +198,24 @@ impl Backends {
         })
     }
 
+    /// Resident memory of the Collector and of Prometheus, in bytes.
+    pub fn memory(&self) -> (f64, f64) {
+        let of = |process: &Process| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            1024.0 * line.trim().trim_end_matches(" kB").parse::<f64>().unwrap()
+        };
+        (self.collector.as_ref().map_or(0.0, of), of(&self.prometheus))
+    }
+
+    /// What the last evaluation of all groups of rules took Prometheus, in seconds.
+    pub fn rule_seconds(&self) -> f64 {
+        let (_, body) = get(self.ports.prometheus, "/api/v1/rules").unwrap();
+        let body = json(&body);
+        let groups = body["data"]["groups"].as_array().unwrap();
+        groups.iter().map(|group| group["evaluationTime"].as_f64().unwrap()).sum()
+    }
+
     /// The recording rules that Prometheus has loaded: name and expression. None may have failed.
     pub fn prometheus_recordings(&self) -> Vec<(String, String)> {
         let (status, body) = get(self.ports.prometheus, "/api/v1/rules").unwrap();
