@@ -6,10 +6,13 @@ use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value as Number};
 
 use crate::{
-    agent::{runtime, start, stop, target},
-    command_line::{Listener, refusing},
+    agent::{otlp, runtime, start, stop, target},
+    command_line::{GOOD, Listener, refusing},
     reload::reload,
-    support::otlp::{Inbox, Receiver, attribute},
+    support::{
+        otlp::{Inbox, Receiver, attribute},
+        script::Script,
+    },
 };
 
 /// The gauge of this name, by the value of an attribute; "" where a series has none.
@@ -80,4 +83,24 @@ fn an_agent_exports_its_servers_failures_in_a_row_its_configuration_and_that_it_
     assert_eq!(receiver.look(up), Some(1.0));
     runtime.block_on(stop(agent, Signal::SIGTERM));
     assert_eq!(receiver.look(up), Some(0.0));
+}
+
+#[test]
+fn failures_in_a_row_begin_anew_after_a_run_that_passed() {
+    const BUSY: &str = "S: * BYE too busy\n";
+    let receiver = Receiver::http();
+    let runtime = runtime();
+    let server = runtime.block_on(Script::play(&[BUSY, BUSY, GOOD, BUSY].join("next\n")));
+    let config = otlp(&receiver.url(), "http/protobuf").replace("500ms", "100ms");
+    let config = config + &target("mail", server.address, "1s", "900ms");
+    let agent = runtime.block_on(async { start(&config) });
+    // The fourth run fails, and so do those after it, to which nobody listens.
+    for expected in [2.0, 0.0, 1.0] {
+        receiver.wait(|inbox| {
+            let failures = only(inbox, "imaptrace.probe.failures");
+            failures.is_some_and(|failures| (failures - expected).abs() < 0.5)
+        });
+    }
+    runtime.block_on(stop(agent, Signal::SIGTERM));
+    drop(server);
 }
