@@ -69,3 +69,20 @@ fn record(servers: &HashMap<Arc<str>, ServerRuns>, metrics: &Metrics) {
     let unreachable = servers.values().filter(|state| state.is_unreachable()).count();
     metrics.agent().servers(servers.len() as u64, unreachable as u64);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_unreachable_when_all_accounts_with_a_run_failed_in_the_network() {
+        let of = |runs: &[(&str, Family, bool)]| {
+            let runs = runs.iter().map(|(account, family, failed)| (((*account).to_owned(), *family), *failed));
+            ServerRuns(runs.collect()).is_unreachable()
+        };
+        assert!(!of(&[]), "no run has ended");
+        assert!(of(&[("a", Family::Any, true), ("b", Family::Any, true)]));
+        assert!(!of(&[("a", Family::Any, true), ("b", Family::Any, false)]));
+        assert!(!of(&[("a", Family::V4, false), ("a", Family::V6, true)]), "reachable over IPv4");
+    }
+}
