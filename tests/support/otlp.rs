@@ -71,10 +71,15 @@ pub enum Answer {
     Throttled(u32),
 }
 
+/// By name in small letters.
+type Headers = HashMap<String, String>;
+
 /// One request that came, whatever it met.
 #[derive(Debug, Clone)]
 pub struct Got<T> {
-    pub headers: HashMap<String, String>,
+    /// Of the URL; over gRPC, where it is the service's, none.
+    pub path: String,
+    pub headers: Headers,
     pub body: T,
     pub answer: Answer,
     pub at: Instant,
@@ -140,15 +145,15 @@ impl Inbox {
         all
     }
 
-    fn take_traces(&mut self, headers: HashMap<String, String>, body: ExportTraceServiceRequest) -> Answer {
+    fn take_traces(&mut self, path: String, headers: Headers, body: ExportTraceServiceRequest) -> Answer {
         let answer = self.script.pop_front().unwrap_or(Answer::Accept);
-        self.traces.push(Got { headers, body, answer, at: clock::now() });
+        self.traces.push(Got { path, headers, body, answer, at: clock::now() });
         answer
     }
 
-    fn take_metrics(&mut self, headers: HashMap<String, String>, body: ExportMetricsServiceRequest) -> Answer {
+    fn take_metrics(&mut self, path: String, headers: Headers, body: ExportMetricsServiceRequest) -> Answer {
         let answer = self.metrics_script.pop_front().unwrap_or(Answer::Accept);
-        self.metrics.push(Got { headers, body, answer, at: clock::now() });
+        self.metrics.push(Got { path, headers, body, answer, at: clock::now() });
         answer
     }
 }
@@ -198,20 +203,25 @@ pub struct Receiver {
 impl Receiver {
     /// A gRPC receiver on a free port.
     pub fn grpc() -> Self {
-        Self::start(listener(), true, None)
+        Self::start(listener(), true, None, "")
     }
 
     /// An OTLP/HTTP receiver on a free port.
     pub fn http() -> Self {
-        Self::start(listener(), false, None)
+        Self::http_below("")
+    }
+
+    /// The same, at `PREFIX/v1/traces` and `PREFIX/v1/metrics`; all other paths are answered with 404.
+    pub fn http_below(prefix: &'static str) -> Self {
+        Self::start(listener(), false, None, prefix)
     }
 
     /// A receiver with TLS that requires a client certificate.
     pub fn tls(grpc: bool, papers: &Papers) -> Self {
-        Self::start(listener(), grpc, Some(papers))
+        Self::start(listener(), grpc, Some(papers), "")
     }
 
-    fn start(listener: StdListener, grpc: bool, papers: Option<&Papers>) -> Self {
+    fn start(listener: StdListener, grpc: bool, papers: Option<&Papers>, prefix: &'static str) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let inbox = Shared::default();
@@ -229,7 +239,7 @@ impl Receiver {
                 .add_service(MetricsServiceServer::new(service).accept_compressed(CompressionEncoding::Gzip));
             runtime.spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
         } else {
-            runtime.spawn(http(listener, papers.map(Papers::rustls), Arc::clone(&inbox)));
+            runtime.spawn(http(listener, papers.map(Papers::rustls), Arc::clone(&inbox), prefix));
         }
         drop(entered);
         Self { address, scheme: if papers.is_some() { "https" } else { "http" }, inbox, runtime: Some(runtime) }
@@ -331,7 +341,7 @@ impl ClosedPort {
     pub fn open(self, grpc: bool) -> Receiver {
         let address = self.address();
         drop(self);
-        Receiver::start(StdListener::bind(address).unwrap(), grpc, None)
+        Receiver::start(StdListener::bind(address).unwrap(), grpc, None, "")
     }
 
     fn address(&self) -> SocketAddr {
@@ -383,7 +393,7 @@ impl TraceService for Service {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let headers = grpc_headers(&request);
         let mut answer = Answer::Accept;
-        self.0.send_modify(|inbox| answer = inbox.take_traces(headers, request.into_inner()));
+        self.0.send_modify(|inbox| answer = inbox.take_traces(String::new(), headers, request.into_inner()));
         refusal(answer)?;
         Ok(Response::new(match answer {
             Answer::Partial(rejected) => partial(rejected),
@@ -400,7 +410,7 @@ impl MetricsService for Service {
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let headers = grpc_headers(&request);
         let mut answer = Answer::Accept;
-        self.0.send_modify(|inbox| answer = inbox.take_metrics(headers, request.into_inner()));
+        self.0.send_modify(|inbox| answer = inbox.take_metrics(String::new(), headers, request.into_inner()));
         refusal(answer)?;
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
@@ -446,15 +456,15 @@ fn retry_info(seconds: u32) -> Vec<u8> {
 
 // === HTTP ===
 
-async fn http(listener: TcpListener, tls: Option<Arc<ServerConfig>>, inbox: Shared) {
+async fn http(listener: TcpListener, tls: Option<Arc<ServerConfig>>, inbox: Shared, prefix: &'static str) {
     while let Ok((stream, _)) = listener.accept().await {
         let (inbox, tls) = (Arc::clone(&inbox), tls.clone());
         tokio::spawn(async move {
             // A client that goes away in the middle is no news here.
             drop(match tls {
-                None => serve::<TcpStream>(stream, &inbox).await,
+                None => serve::<TcpStream>(stream, &inbox, prefix).await,
                 Some(config) => match TlsAcceptor::from(config).accept(stream).await {
-                    Ok(stream) => serve(stream, &inbox).await,
+                    Ok(stream) => serve(stream, &inbox, prefix).await,
                     Err(error) => Err(error),
                 },
             });
@@ -463,7 +473,7 @@ async fn http(listener: TcpListener, tls: Option<Arc<ServerConfig>>, inbox: Shar
 }
 
 /// One connection: request after request, as HTTP/1.1 with a length.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared) -> io::Result<()> {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared, prefix: &str) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let head = loop {
@@ -499,20 +509,20 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, inbox: &Shared)
             flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut plain)?;
             body = plain;
         }
-        let (status, more, answer) = take(&path, headers, &body, inbox);
+        let (status, more, answer) = take(path, prefix, headers, &body, inbox);
         let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\n{more}");
         stream.write_all(format!("{head}content-length: {}\r\n\r\n", answer.len()).as_bytes()).await?;
         stream.write_all(&answer).await?;
     }
 }
 
-fn take(path: &str, headers: HashMap<String, String>, body: &[u8], inbox: &Shared) -> (&'static str, String, Vec<u8>) {
+fn take(path: String, prefix: &str, headers: Headers, body: &[u8], inbox: &Shared) -> (&'static str, String, Vec<u8>) {
     let plain = |status, body| (status, String::new(), body);
-    match path {
-        "/v1/traces" => {
+    match path.strip_prefix(prefix) {
+        Some("/v1/traces") => {
             let body = ExportTraceServiceRequest::decode(body).unwrap();
             let mut answer = Answer::Accept;
-            inbox.send_modify(|inbox| answer = inbox.take_traces(headers, body));
+            inbox.send_modify(|inbox| answer = inbox.take_traces(path, headers, body));
             match answer {
                 Answer::Accept => plain("200 OK", Vec::new()),
                 Answer::Partial(rejected) => plain("200 OK", partial(rejected).encode_to_vec()),
@@ -524,10 +534,10 @@ fn take(path: &str, headers: HashMap<String, String>, body: &[u8], inbox: &Share
                 }
             }
         }
-        "/v1/metrics" => {
+        Some("/v1/metrics") => {
             let body = ExportMetricsServiceRequest::decode(body).unwrap();
             inbox.send_modify(|inbox| {
-                inbox.metrics.push(Got { headers, body, answer: Answer::Accept, at: clock::now() });
+                inbox.metrics.push(Got { path, headers, body, answer: Answer::Accept, at: clock::now() });
             });
             plain("200 OK", Vec::new())
         }
