@@ -23,6 +23,7 @@ mod configuration;
 mod defects;
 mod delivery;
 mod demo;
+mod destinations;
 mod event_senders;
 mod failures;
 mod following;

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own share of this")]
 
 pub mod backends;
+pub mod destinations;
 pub mod dovecot;
 pub mod event_posts;
 pub mod leaks;
