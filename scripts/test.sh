@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # test.sh : what a change must pass, here as well as in CI.
 #
-# Needs a Debian machine with rustup, git and make, and registries to install from. The first time takes some ten minutes
-# on two cores, most of it for the Collector and Jaeger; later ones take what the tests take.
+# Needs a Debian machine with rustup, git and make, and registries to install from. The first time takes some fifteen minutes
+# on two cores, most of it for the Collector, Jaeger and Prometheus 3; later ones take what the tests take.
 # IMAPTRACE_TEST=hermetic leaves out all that needs real servers.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
