@@ -28,6 +28,7 @@ mod host;
 mod injected;
 mod pipeline;
 mod processes;
+mod prometheus3;
 mod restart;
 mod scrape;
 mod server_events;

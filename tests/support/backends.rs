@@ -64,14 +64,8 @@ impl Backends {
             jaeger_health: free_port(),
             prometheus: free_port(),
         };
-        let mut jaeger = command("jaeger");
-        jaeger
-            .args(["--config", &format!("{ROOT}/deploy/jaeger/jaeger.yaml")])
-            .env("JAEGER_OTLP_GRPC", loopback(ports.jaeger_otlp))
-            .env("JAEGER_QUERY_HTTP", loopback(ports.jaeger_query))
-            .env("JAEGER_QUERY_GRPC", loopback(ports.jaeger_query_grpc))
-            .env("JAEGER_HEALTH", loopback(ports.jaeger_health));
-        let jaeger = Process::start("jaeger", jaeger, directory.path());
+        let jaeger = [ports.jaeger_otlp, ports.jaeger_query, ports.jaeger_query_grpc, ports.jaeger_health];
+        let jaeger = start_jaeger(jaeger, directory.path());
 
         // Files that a configuration names are looked for beside it, so it is copied to where its targets.json is.
         std::fs::create_dir(directory.path().join("rules")).unwrap();
@@ -240,6 +234,18 @@ impl Backends {
     }
 }
 
+/// Jaeger on these ports: OTLP over gRPC, queries over HTTP, queries over gRPC, health.
+pub(super) fn start_jaeger([otlp, query, query_grpc, health]: [u16; 4], directory: &Path) -> Process {
+    let mut jaeger = command("jaeger");
+    jaeger
+        .args(["--config", &format!("{ROOT}/deploy/jaeger/jaeger.yaml")])
+        .env("JAEGER_OTLP_GRPC", loopback(otlp))
+        .env("JAEGER_QUERY_HTTP", loopback(query))
+        .env("JAEGER_QUERY_GRPC", loopback(query_grpc))
+        .env("JAEGER_HEALTH", loopback(health));
+    Process::start("jaeger", jaeger, directory)
+}
+
 /// `otel-collector.yaml` without the `#~` and `#+` at the beginning of some lines, as an operator takes them away: with tail
 /// sampling and span metrics.
 pub fn everything_switched_on() -> String {
@@ -260,27 +266,27 @@ pub fn installed(name: &str) -> PathBuf {
     path
 }
 
-fn command(name: &str) -> Command {
+pub(super) fn command(name: &str) -> Command {
     Command::new(installed(name))
 }
 
-fn loopback(port: u16) -> String {
+pub(super) fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-fn json(body: &str) -> Value {
+pub(super) fn json(body: &str) -> Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error} in {body}"))
 }
 
 /// A child that gets SIGTERM when it is dropped, and is killed if it does not end.
-struct Process {
+pub(super) struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    fn start(name: &'static str, mut command: Command, directory: &Path) -> Self {
+    pub(super) fn start(name: &'static str, mut command: Command, directory: &Path) -> Self {
         let log = directory.join(name).with_extension("log");
         let file = File::create(&log).unwrap();
         let child = command
@@ -293,7 +299,7 @@ impl Process {
         Self { name, child, log }
     }
 
-    fn wait_ready(&mut self, port: u16, path: &str) {
+    pub(super) fn wait_ready(&mut self, port: u16, path: &str) {
         let (name, log) = (self.name, &self.log);
         wait_until(&format!("{name} is ready"), || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -320,7 +326,7 @@ impl Drop for Process {
     }
 }
 
-fn get(port: u16, target: &str) -> io::Result<(u16, String)> {
+pub(super) fn get(port: u16, target: &str) -> io::Result<(u16, String)> {
     request(port, "GET", target, &[], "")
 }
 

@@ -14,6 +14,7 @@ pub mod papers;
 pub mod parts;
 pub mod post;
 pub mod program;
+pub mod prometheus3;
 pub mod proxy;
 pub mod quick;
 pub mod run;
