@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use super::program::wait_until;
@@ -50,6 +51,9 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/syste
 ' sh "$1" "$3"
 "#;
 
+/// How many this process has started.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
 /// The systemd, for as long as it is held.
 pub struct Systemd {
     unshare: Child,
@@ -65,7 +69,8 @@ impl Systemd {
         let directory = tempfile::tempdir().unwrap();
         let unified = Path::new("/sys/fs/cgroup/unified");
         let root = if unified.is_dir() { unified } else { Path::new("/sys/fs/cgroup") };
-        let group = root.join(format!("imaptrace-systemd-{}", std::process::id()));
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let group = root.join(format!("imaptrace-systemd-{}-{number}", std::process::id()));
         let mut boot = Command::new("sh");
         boot.args(["-c", BOOT, "sh"]).arg(directory.path()).arg(&group).arg(program);
         let log = fs::File::create(directory.path().join("log")).unwrap();
