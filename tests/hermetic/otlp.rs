@@ -300,6 +300,26 @@ fn what_the_receiver_refuses_is_counted_and_does_not_block_what_follows() {
 }
 
 #[test]
+fn a_batch_that_is_too_large_goes_out_in_halves_over_grpc_and_http() {
+    for protocol in BOTH {
+        let receiver = receiver(protocol);
+        // While it is away runs gather, so that they are one batch.
+        receiver.script(&[Answer::Unavailable, Answer::TooLarge, Answer::TooLarge]);
+        let delivery = start(&everything_to(&Signal::new(&receiver.url(), protocol)));
+        (0..8).for_each(|_| delivery.deliver(fresh_run()));
+        let report = block_on(delivery.shutdown(LONG));
+        assert_eq!((report.delivered_runs, report.undelivered_runs, report.dropped.total()), (8, 0, 0), "{report}");
+        // Spans of each request that was answered with other than "later".
+        let sizes: Vec<usize> = receiver.look(|inbox| {
+            let answered = inbox.traces.iter().filter(|got| got.answer != Answer::Unavailable);
+            let scopes = answered.map(|got| got.body.resource_spans.iter().flat_map(|resource| &resource.scope_spans));
+            scopes.map(|scopes| scopes.map(|scope| scope.spans.len()).sum()).collect()
+        });
+        assert!(sizes[1] < sizes[0] && sizes[2] < sizes[1], "{protocol:?} {sizes:?}");
+    }
+}
+
+#[test]
 fn spans_refused_out_of_a_batch_are_logged_and_counted_and_the_batch_is_not_sent_again() {
     for (protocol, rejected) in [(Protocol::Grpc, 101), (Protocol::HttpProtobuf, 102)] {
         let receiver = receiver(protocol);

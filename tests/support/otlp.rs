@@ -69,6 +69,8 @@ pub enum Answer {
     Partial(i64),
     /// `RESOURCE_EXHAUSTED` with `RetryInfo`, or 429 with Retry-After: send again after this number of seconds.
     Throttled(u32),
+    /// `OUT_OF_RANGE`, or 413: over the limit of a message.
+    TooLarge,
 }
 
 /// By name in small letters.
@@ -382,6 +384,7 @@ fn refusal(answer: Answer) -> Result<(), Status> {
         Answer::Throttled(seconds) => {
             Err(Status::with_details(Code::ResourceExhausted, "slow down", retry_info(seconds).into()))
         }
+        Answer::TooLarge => Err(Status::out_of_range("too large")),
     }
 }
 
@@ -532,6 +535,7 @@ fn take(path: String, prefix: &str, headers: Headers, body: &[u8], inbox: &Share
                 Answer::Throttled(seconds) => {
                     ("429 Too Many Requests", format!("retry-after: {seconds}\r\n"), Vec::new())
                 }
+                Answer::TooLarge => plain("413 Content Too Large", Vec::new()),
             }
         }
         Some("/v1/metrics") => {

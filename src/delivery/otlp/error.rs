@@ -35,6 +35,8 @@ impl ExportError {
 /// format), which the operator can correct, or come from an intermediary.
 pub(super) fn http_error(status: u16) -> ExportError {
     let advice = match status {
+        // As for gRPC: a part of the batch may be accepted.
+        413 => return ExportError::TooLarge(format!("HTTP {status}")),
         401..=403 => ": check the OTLP headers",
         300..=399 | 404 | 405 | 410 | 421 => ": check the OTLP endpoint and protocol",
         406 | 415 => ": check the OTLP protocol and compression",
@@ -92,7 +94,8 @@ mod tests {
         }
         assert!(matches!(grpc_error(17), ExportError::Retryable(_)));
         assert_eq!((number("DeadlineExceeded"), number("Unauthenticated")), (4, 16));
-        for status in [400, 413, 422, 431, 500, 501] {
+        assert!(matches!(http_error(413), ExportError::TooLarge(_)));
+        for status in [400, 422, 431, 500, 501] {
             assert!(matches!(http_error(status), ExportError::Permanent(_)), "{status}");
         }
         // Of proxies, sign-in pages and content networks, and of what an operator can mend.
