@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # backends.sh [NAME...] : puts the real telemetry back ends into the cache, from package registries alone.
-# NAMEs: otelcol jaeger prometheus prometheus3 (all four, unless named). What is there in the wanted version is left alone.
+# NAMEs: otelcol jaeger prometheus prometheus3 alertmanager (all, unless named). What is there in the wanted version is left alone.
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -45,7 +45,7 @@ version() {
   case $1 in
     otelcol) components ;;
     jaeger) echo "$JAEGER" ;;
-    prometheus) echo debian ;;
+    prometheus | alertmanager) echo debian ;;
     prometheus3) echo "$PROMETHEUS3" ;;
     *) die "unknown back end: $1" ;;
   esac
@@ -90,15 +90,32 @@ build_jaeger() {
   go build "${LEAN[@]}" -o "$1" github.com/jaegertracing/jaeger/cmd/jaeger
 }
 
-# Debian's package, unpacked and not installed: installed, it would run a server of its own on port 9090.
-build_prometheus() {
-  if ! apt-get download prometheus; then
+# Debian's packages, unpacked and not installed: installed, each would run a server of its own on a fixed port.
+unpack() { # PACKAGE
+  if ! apt-get download "$1"; then
     if [ "$(id -u)" = 0 ]; then apt-get update; else sudo apt-get update; fi
-    apt-get download prometheus
+    apt-get download "$1"
   fi
-  dpkg-deb --extract prometheus_*.deb .
+  dpkg-deb --extract "$1"_*.deb .
+}
+
+build_prometheus() {
+  unpack prometheus
   install usr/bin/promtool "$BIN/promtool"
   install usr/bin/prometheus "$1"
+}
+
+# Debian's build reads its default templates from a directory of the system. A path of the same length in its place means the
+# directory in which it is started: whoever starts it puts alertmanager-templates/* there.
+build_alertmanager() {
+  local from=/usr/share/prometheus/alertmanager here
+  unpack prometheus-alertmanager
+  here=$(printf './%.0s' $(seq $((${#from} / 2))))
+  sed "s|$from|$here|g" usr/bin/prometheus-alertmanager >"$1"
+  chmod +x "$1"
+  install usr/bin/amtool "$BIN/amtool"
+  mkdir -p "$BIN/alertmanager-templates"
+  cp ".$from"/*.tmpl "$BIN/alertmanager-templates/"
 }
 
 # For its OTLP receiver. It finds no targets by itself (a module of service discovery is not served) and has no pages.
@@ -108,7 +125,7 @@ build_prometheus3() {
   mv prometheus "$1"
 }
 
-[ $# -gt 0 ] || set -- otelcol jaeger prometheus prometheus3
+[ $# -gt 0 ] || set -- otelcol jaeger prometheus prometheus3 alertmanager
 for name; do
   want=$(version "$name")
   if [ -x "$BIN/$name" ] && [ "$(cat "$STAMPS/$name" 2>/dev/null)" = "$want" ]; then continue; fi
