@@ -101,8 +101,10 @@ fn every_name_of_prometheus_is_made() {
     known.extend(OTHERS.map(ToOwned::to_owned));
     // Dovecot's, in the record.
     known.extend(ServerEventName::ALL.iter().map(|name| name.as_str().to_owned()));
-    let rules = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/rules/recording.yml")).unwrap();
-    known.extend(rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ").map(ToOwned::to_owned)));
+    for file in ["recording", "state"] {
+        let rules = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/rules/{file}.yml")).unwrap();
+        known.extend(rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ").map(ToOwned::to_owned)));
+    }
     let mut found = BTreeSet::new();
     for (path, text) in texts() {
         for (word, open) in words(&text, &['_', ':'], &["imap_", "imaptrace_", "traces_span"]) {

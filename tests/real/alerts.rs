@@ -1,6 +1,8 @@
-//! The alert rules, by Prometheus's own tool: that they parse, and that each fires when it should and else does not.
+//! The alert rules, by Prometheus's own tool: that they parse, and that each fires when it should and else does not; and the file
+//! of Alertmanager, by its own.
 //!
-//! The cases are in `deploy/prometheus/tests/`. That the rules' series exist in earnest is shown by `dashboard.rs`.
+//! The cases are in `deploy/prometheus/tests/`. That the rules' series exist in earnest is shown by `dashboard.rs`, and what is
+//! notified by `notifications.rs`.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
@@ -18,7 +20,11 @@ fn files(directory: &str) -> Vec<PathBuf> {
 }
 
 fn promtool(command: &[&str], files: &[PathBuf]) {
-    let output = Command::new(installed("promtool")).args(command).args(files).output().unwrap();
+    succeeds("promtool", command, files);
+}
+
+fn succeeds(tool: &str, command: &[&str], files: &[PathBuf]) {
+    let output = Command::new(installed(tool)).args(command).args(files).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success() && said.contains("SUCCESS"), "{command:?} says:\n{said}");
@@ -27,6 +33,20 @@ fn promtool(command: &[&str], files: &[PathBuf]) {
 #[test]
 fn promtool_approves_of_the_rules_and_finds_none_twice() {
     promtool(&["check", "rules", "--lint=all", "--lint-fatal"], &files("rules"));
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal"], &files("rules-exponential"));
+    promtool(&["check", "config"], &[PathBuf::from(format!("{RULES}/prometheus.yml"))]);
+}
+
+#[test]
+fn amtool_approves_of_the_file_of_alertmanager_with_and_without_teams() {
+    let shipped = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/alertmanager/alertmanager.yml"));
+    let text = std::fs::read_to_string(&shipped).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let with_teams = directory.path().join("alertmanager.yml");
+    let lines: Vec<_> = text.lines().map(|line| line.strip_prefix("#~").unwrap_or(line)).collect();
+    assert_ne!(lines, text.lines().collect::<Vec<_>>());
+    std::fs::write(&with_teams, lines.join("\n")).unwrap();
+    succeeds("amtool", &["check-config"], &[shipped, with_teams]);
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn what_rules_read(prometheus: &Prometheus3) {
             seen.insert(metric);
         }
     }
-    assert!(seen.contains("imaptrace_probe_up") && seen.len() > 8, "{seen:?}");
+    assert!(seen.contains("imaptrace_probe_failures") && seen.len() > 8, "{seen:?}");
 }
 
 /// A recorded series has a figure about the target, and no rule fails.
@@ -164,7 +164,7 @@ async fn prometheus_3_refuses_delta_and_the_agent_says_so() {
     let mut agent = agent(&format!("{otlp}[metrics]\ntemporality = \"delta\"\n"), &server, directory.path());
     agent.stderr_line("refuses metrics: HTTP 500").await;
     // Not even gauges, which have no temporality.
-    assert_eq!(prometheus.now("{__name__=~\"imap.*\"}"), Vec::<Value>::new());
+    assert_eq!(prometheus.now("{__name__=~\"imap(trace)?_.*\"}"), Vec::<Value>::new());
     agent.signal(Signal::SIGTERM);
     agent.finish().await;
     tokio::task::spawn_blocking(move || drop(prometheus)).await.unwrap();

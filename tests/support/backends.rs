@@ -49,6 +49,15 @@ impl Backends {
 
     /// The same, with this text in place of `otel-collector.yaml`.
     pub fn start_with(collector: &str) -> Self {
+        Self::start_all(collector, false)
+    }
+
+    /// The same for agents with exponential histograms: their rules, and a Prometheus that takes native histograms.
+    pub fn start_exponential() -> Self {
+        Self::start_all(&std::fs::read_to_string(format!("{ROOT}/otel-collector.yaml")).unwrap(), true)
+    }
+
+    fn start_all(collector: &str, exponential: bool) -> Self {
         let directory = tempfile::Builder::new().prefix("backends-").tempdir().unwrap();
         let collector_file = directory.path().join("otel-collector.yaml");
         std::fs::write(&collector_file, collector).unwrap();
@@ -67,25 +76,18 @@ impl Backends {
         let jaeger = [ports.jaeger_otlp, ports.jaeger_query, ports.jaeger_query_grpc, ports.jaeger_health];
         let jaeger = start_jaeger(jaeger, directory.path());
 
-        // Files that a configuration names are looked for beside it, so it is copied to where its targets.json is.
-        std::fs::create_dir(directory.path().join("rules")).unwrap();
-        for file in ["rules/recording.yml", "rules/alerts.yml"] {
-            std::fs::copy(format!("{ROOT}/deploy/prometheus/{file}"), directory.path().join(file)).unwrap();
-        }
+        copy_rules(
+            directory.path(),
+            exponential,
+            &[("    interval: 1m\n", "    interval: 5s\n"), ("for: 1m\n", "for: 5s\n")],
+        );
         let prometheus = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/prometheus.yml")).unwrap();
         let quicker = prometheus.replace("_interval: 15s", "_interval: 5s");
         assert_ne!(quicker, prometheus, "the intervals of prometheus.yml are others than this replaces");
         std::fs::write(directory.path().join("prometheus.yml"), quicker).unwrap();
-        let targets = format!(r#"[{{ "targets": ["{}"] }}]"#, loopback(ports.collector_metrics));
-        std::fs::write(directory.path().join("targets.json"), targets).unwrap();
-        let mut prometheus = command("prometheus");
-        prometheus.args([
-            "--config.file=prometheus.yml",
-            "--storage.tsdb.path=data",
-            "--enable-feature=exemplar-storage",
-            &format!("--web.listen-address={}", loopback(ports.prometheus)),
-        ]);
-        let prometheus = Process::start("prometheus", prometheus, directory.path());
+        write_targets(directory.path(), "targets.json", ports.collector_metrics);
+        let features = if exponential { "exemplar-storage,native-histograms" } else { "exemplar-storage" };
+        let prometheus = start_prometheus(directory.path(), ports.prometheus, features);
 
         let mut this = Self { ports, collector_file, collector: None, jaeger, prometheus, directory };
         this.jaeger.wait_ready(this.ports.jaeger_health, "/status");
@@ -210,6 +212,11 @@ impl Backends {
         groups.iter().map(|group| group["evaluationTime"].as_f64().unwrap()).sum()
     }
 
+    /// Has Prometheus send its alerts to an Alertmanager on this port. It looks for the file again when that changes.
+    pub fn notify(&self, alertmanager: u16) {
+        write_targets(self.directory.path(), "alertmanagers.json", alertmanager);
+    }
+
     /// The recording rules that Prometheus has loaded: name and expression. None may have failed.
     pub fn prometheus_recordings(&self) -> Vec<(String, String)> {
         let (status, body) = get(self.ports.prometheus, "/api/v1/rules").unwrap();
@@ -246,6 +253,40 @@ pub(super) fn start_jaeger([otlp, query, query_grpc, health]: [u16; 4], director
     Process::start("jaeger", jaeger, directory)
 }
 
+/// Files that `prometheus.yml` names are looked for beside it, so the rules are copied to where its targets.json is, with these
+/// texts in place of others.
+pub fn copy_rules(directory: &Path, exponential: bool, replaced: &[(&str, &str)]) {
+    std::fs::create_dir(directory.join("rules")).unwrap();
+    for name in ["urls.yml", "recording.yml", "state.yml", "alerts.yml"] {
+        let from = if exponential && name == "recording.yml" { "rules-exponential" } else { "rules" };
+        let mut text = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/{from}/{name}")).unwrap();
+        for (there, here) in replaced {
+            text = text.replace(there, here);
+        }
+        std::fs::write(directory.join("rules").join(name), text).unwrap();
+    }
+}
+
+/// A file of targets that has this port alone.
+pub fn write_targets(directory: &Path, name: &str, port: u16) {
+    // Prometheus may read it at any moment, so it gets its name when it is whole.
+    let half = directory.join(format!("{name}.half"));
+    std::fs::write(&half, format!(r#"[{{ "targets": ["{}"] }}]"#, loopback(port))).unwrap();
+    std::fs::rename(half, directory.join(name)).unwrap();
+}
+
+/// A Prometheus with the `prometheus.yml` of this directory, not yet ready.
+pub fn start_prometheus(directory: &Path, port: u16, features: &str) -> Process {
+    let mut prometheus = command("prometheus");
+    prometheus.args([
+        "--config.file=prometheus.yml",
+        "--storage.tsdb.path=data",
+        &format!("--enable-feature={features}"),
+        &format!("--web.listen-address={}", loopback(port)),
+    ]);
+    Process::start("prometheus", prometheus, directory)
+}
+
 /// `otel-collector.yaml` without the `#~` and `#+` at the beginning of some lines, as an operator takes them away: with tail
 /// sampling and span metrics.
 pub fn everything_switched_on() -> String {
@@ -266,11 +307,11 @@ pub fn installed(name: &str) -> PathBuf {
     path
 }
 
-pub(super) fn command(name: &str) -> Command {
+pub fn command(name: &str) -> Command {
     Command::new(installed(name))
 }
 
-pub(super) fn loopback(port: u16) -> String {
+pub fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
@@ -279,14 +320,14 @@ pub(super) fn json(body: &str) -> Value {
 }
 
 /// A child that gets SIGTERM when it is dropped, and is killed if it does not end.
-pub(super) struct Process {
+pub struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    pub(super) fn start(name: &'static str, mut command: Command, directory: &Path) -> Self {
+    pub fn start(name: &'static str, mut command: Command, directory: &Path) -> Self {
         let log = directory.join(name).with_extension("log");
         let file = File::create(&log).unwrap();
         let child = command
@@ -299,7 +340,7 @@ impl Process {
         Self { name, child, log }
     }
 
-    pub(super) fn wait_ready(&mut self, port: u16, path: &str) {
+    pub fn wait_ready(&mut self, port: u16, path: &str) {
         let (name, log) = (self.name, &self.log);
         wait_until(&format!("{name} is ready"), || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -326,7 +367,7 @@ impl Drop for Process {
     }
 }
 
-pub(super) fn get(port: u16, target: &str) -> io::Result<(u16, String)> {
+pub fn get(port: u16, target: &str) -> io::Result<(u16, String)> {
     request(port, "GET", target, &[], "")
 }
 
