@@ -26,6 +26,7 @@ mod files;
 mod host;
 #[cfg(target_os = "linux")]
 mod injected;
+mod notifications;
 mod pipeline;
 mod processes;
 mod prometheus3;

@@ -1,6 +1,7 @@
 //! What several test binaries share: real parts, scripted servers, receivers.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own share of this")]
 
+pub mod alerting;
 pub mod backends;
 pub mod destinations;
 pub mod dovecot;
