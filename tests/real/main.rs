@@ -41,5 +41,6 @@ mod service;
 mod service_running;
 mod slow;
 mod tail_sampling;
+mod vanishing;
 #[cfg(target_os = "linux")]
 mod ways;
