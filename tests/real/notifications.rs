@@ -116,7 +116,7 @@ fn history(directory: &Path) {
 fn configured(directory: &Path, metrics: u16, alertmanager: u16) {
     let waits: Vec<_> = (1..=10).map(|minutes| format!("        for: {minutes}m\n")).collect();
     let mut quicker: Vec<_> = waits.iter().map(|wait| (wait.as_str(), "        for: 2s\n")).collect();
-    quicker.push(("    interval: 1m\n", "    interval: 1s\n"));
+    quicker.extend([("    interval: 1m\n", "    interval: 1s\n"), ("    interval: 2m\n", "    interval: 1s\n")]);
     copy_rules(directory, false, &quicker);
     let prometheus = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/prometheus.yml")).unwrap();
     let quicker = prometheus.replace("_interval: 15s", "_interval: 1s");

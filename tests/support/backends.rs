@@ -79,7 +79,12 @@ impl Backends {
         copy_rules(
             directory.path(),
             exponential,
-            &[("    interval: 1m\n", "    interval: 5s\n"), ("for: 1m\n", "for: 5s\n"), ("for: 4m\n", "for: 5s\n")],
+            &[
+                ("    interval: 1m\n", "    interval: 5s\n"),
+                ("    interval: 2m\n", "    interval: 5s\n"),
+                ("for: 1m\n", "for: 5s\n"),
+                ("for: 4m\n", "for: 5s\n"),
+            ],
         );
         let prometheus = std::fs::read_to_string(format!("{ROOT}/deploy/prometheus/prometheus.yml")).unwrap();
         let quicker = prometheus.replace("_interval: 15s", "_interval: 5s");
