@@ -1,6 +1,9 @@
 //! A server's host and port, and the addresses to try.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use imaptrace_record::Security;
 
@@ -26,7 +29,45 @@ pub enum EndpointError {
     Host(String),
 }
 
+/// Text that is not a host with or without a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostPortError {
+    /// There is no host.
+    #[error("it has no host")]
+    NoHost,
+    /// The host is not valid.
+    #[error("its host is neither a name nor an IP address (an IPv6 address with a port needs brackets)")]
+    Host,
+    /// Not 1 to 65535.
+    #[error("its port is not a number from 1 to 65535")]
+    Port,
+}
+
 impl Host {
+    /// Reads `HOST`, `HOST:PORT`, `[IPv6]`, `[IPv6]:PORT`, or an IPv6 address alone.
+    pub fn with_port(text: &str) -> Result<(Self, Option<u16>), HostPortError> {
+        let (host, port) = if text.parse::<Ipv6Addr>().is_ok() {
+            (text, None)
+        } else if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            if address.parse::<Ipv6Addr>().is_err() {
+                return Err(HostPortError::Host);
+            }
+            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(HostPortError::Host)?) };
+            (address, port)
+        } else {
+            text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
+        };
+        if host.is_empty() {
+            return Err(HostPortError::NoHost);
+        }
+        let host = Self::parse(host).map_err(|_| HostPortError::Host)?;
+        let number = |port: &str| {
+            let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+            port.parse().ok().filter(|number| digits && *number != 0).ok_or(HostPortError::Port)
+        };
+        Ok((host, port.map(number).transpose()?))
+    }
+
     /// Reads a name, an IPv4 address, or an IPv6 address with or without brackets.
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
         if text.is_empty() {

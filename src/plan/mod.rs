@@ -15,7 +15,7 @@ mod target;
 
 pub use address_kind::AddressKind;
 pub use choice::Choice;
-pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, ProxyProtocol};
+pub use endpoint::{AddressChoice, Endpoint, EndpointError, Host, HostPortError, ProxyProtocol};
 pub use imaptrace_imap::Limits;
 pub use imaptrace_record::Security;
 pub use journey::{Auth, Deadlines, Journey, Mailbox, MailboxError, Open, Propagation, TagStyle, Window};

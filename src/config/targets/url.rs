@@ -7,12 +7,10 @@
 //! USER, PASSWORD and MAILBOX are percent-decoded. The last `@` before the path separates user and host, since user names may
 //! contain one. No error contains the text, which may have a password. Resolves no name.
 
-use std::net::Ipv6Addr;
-
 use imaptrace_imap::Secret;
 use percent_encoding::percent_decode_str;
 
-use crate::plan::{Endpoint, Host, Mailbox, Security, UserName};
+use crate::plan::{Endpoint, Host, HostPortError, Mailbox, Security, UserName};
 
 /// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,28 +144,13 @@ fn decode(text: &str, part: &'static str) -> Result<String, ServerError> {
     Ok(decoded.into_owned())
 }
 
-/// `HOST`, `HOST:PORT`, `[IPv6]`, `[IPv6]:PORT`, or an IPv6 address alone.
+/// As [`Host::with_port`].
 pub(crate) fn parse_place(place: &str) -> Result<(Host, Option<u16>), ServerError> {
-    let (host, port) = if place.parse::<Ipv6Addr>().is_ok() {
-        (place, None)
-    } else if let Some((address, rest)) = place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        if address.parse::<Ipv6Addr>().is_err() {
-            return Err(ServerError::Host);
-        }
-        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(ServerError::Host)?) };
-        (address, port)
-    } else {
-        place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port)))
-    };
-    if host.is_empty() {
-        return Err(ServerError::NoHost);
-    }
-    let host = Host::parse(host).map_err(|_| ServerError::Host)?;
-    let number = |port: &str| {
-        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-        port.parse().ok().filter(|number| digits && *number != 0).ok_or(ServerError::Port)
-    };
-    Ok((host, port.map(number).transpose()?))
+    Host::with_port(place).map_err(|error| match error {
+        HostPortError::NoHost => ServerError::NoHost,
+        HostPortError::Host => ServerError::Host,
+        HostPortError::Port => ServerError::Port,
+    })
 }
 
 /// The security of the connection: `asked` if it goes with the scheme, else the scheme's default. The error is the reason.
