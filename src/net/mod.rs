@@ -41,7 +41,7 @@ pub use descriptors::can_open;
 pub use errno::{ErrnoKind, errno_kind};
 pub use hello::{LastRecord, ServerHello};
 pub use linux::tick;
-pub use resolve::{Family, ResolveCause, Resolver};
+pub use resolve::{Family, ResolveCause, Resolver, ServiceAnswer, ServiceHost};
 pub use roots::{Roots, RootsError, remove_roots, roots_are_ready};
 pub use server_tls::{check_server_pair, load_server_pair};
 pub use stamped_stream::{ByteCounts, LATE, StampedStream, Traffic, WireEvent, kept_waiting};

@@ -7,13 +7,15 @@
 //! hosts     parses the hosts file
 //! ask       the servers in their order, search domains, both families
 //! exchange  one question to one server
+//! services  the servers of a service of a domain (SRV)
 //! cache     answers kept between runs (`dns.cache`)
 //! family    IPv4, IPv6 or both
 //! cause     why there is no address
 //! system    getaddrinfo
 //! ```
 //!
-//! Faults of this machine (no descriptor, no thread, an unreadable file) have causes of their own. Called by `probe`.
+//! Faults of this machine (no descriptor, no thread, an unreadable file) have causes of their own. Called by `probe`, and by
+//! `discovery` for services.
 
 use std::{
     collections::HashSet,
@@ -38,10 +40,12 @@ mod exchange;
 mod family;
 mod files;
 mod hosts;
+mod services;
 mod system;
 
 pub use cause::ResolveCause;
 pub use family::Family;
+pub use services::{ServiceAnswer, ServiceHost};
 
 use ask::LookUp;
 use conf::ResolvConf;
@@ -87,6 +91,13 @@ impl Resolver {
         let mut seen = HashSet::new();
         addresses.retain(|address| seen.insert(*address));
         if addresses.is_empty() { Err(ResolveCause::NoData) } else { Ok(interleave(addresses, v6_first)) }
+    }
+
+    /// The hosts and ports of a service: the SRV records of `name`, such as `_imaps._tcp.example.org` (RFC 2782). Asks name
+    /// servers whatever `dns.resolver` is, since `getaddrinfo` has no such question; adds no search domain, and keeps nothing.
+    pub async fn services(&self, name: &str, deadline: Instant) -> Result<ServiceAnswer, ResolveCause> {
+        let system = self.files()?.current(deadline).await?;
+        services::look_up(&system.conf, name, deadline).await
     }
 
     async fn builtin(&self, name: &str, family: Family, deadline: Instant) -> Result<Vec<IpAddr>, ResolveCause> {

@@ -31,6 +31,7 @@ pub const REFUSED: u8 = 5;
 const A: u16 = 1;
 const CNAME: u16 = 5;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -71,6 +72,28 @@ impl Question {
         let wanted = addresses.iter().filter(|address| address.is_ipv4() == self.is_v4());
         // A pointer to the question's name (RFC 1035 §4.1.4).
         self.message(code, wanted.map(|address| record(&[0xc0, 12], *address)).collect())
+    }
+
+    /// Asks for the hosts of a service.
+    pub fn is_srv(&self) -> bool {
+        self.kind == SRV
+    }
+
+    /// An answer with these hosts and ports of the service that was asked for (RFC 2782); "" is the root.
+    pub fn services(&self, hosts: &[(&str, u16)]) -> Vec<u8> {
+        let service = |(host, port): &(&str, u16)| {
+            let host = if host.is_empty() { vec![0] } else { encoded(host) };
+            let mut record = vec![0xc0, 12];
+            record.extend(SRV.to_be_bytes());
+            record.extend([0, 1, 0, 0, 0, 60]);
+            record.extend(u16::try_from(6 + host.len()).unwrap().to_be_bytes());
+            // Priority and weight.
+            record.extend([0, 10, 0, 5]);
+            record.extend(port.to_be_bytes());
+            record.extend(host);
+            record
+        };
+        self.message(NO_ERROR, hosts.iter().map(service).collect())
     }
 
     /// An answer that sends the asker from the name asked for to another, and has nothing more to say.

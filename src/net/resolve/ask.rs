@@ -249,11 +249,11 @@ fn shorter(one: Option<u32>, other: Option<u32>) -> Option<u32> {
 
 /// Why the servers did not settle a name: one reason for each server.
 #[derive(Default)]
-struct Failures(Vec<(usize, Unsettled)>);
+pub(super) struct Failures(Vec<(usize, Unsettled)>);
 
 impl Failures {
     /// Of several reasons of one server, keeps the first by [`UnsettledKind`], and the last of that kind.
-    fn note(&mut self, server: usize, unsettled: Unsettled) {
+    pub(super) fn note(&mut self, server: usize, unsettled: Unsettled) {
         match self.0.iter_mut().find(|(number, _)| *number == server) {
             Some((_, kept)) if kept.kind >= unsettled.kind => *kept = unsettled,
             Some(_) => {}
@@ -266,7 +266,7 @@ impl Failures {
     }
 
     /// The cause by the first kind, with the reasons of all servers.
-    fn cause(&self, conf: &ResolvConf) -> ResolveCause {
+    pub(super) fn cause(&self, conf: &ResolvConf) -> ResolveCause {
         let all = || {
             let one = |(number, unsettled): &(usize, Unsettled)| {
                 let server = conf.servers.get(*number).map(ToString::to_string).unwrap_or_default();
@@ -285,6 +285,6 @@ impl Failures {
 }
 
 /// A name as DNS has it: labels of at most 63 bytes, 255 in all (RFC 1035 §2.3.4). None for one that does not fit.
-fn encode(name: &str) -> Option<Name> {
+pub(super) fn encode(name: &str) -> Option<Name> {
     Name::from_labels(name.split('.').map(str::as_bytes)).ok()
 }

@@ -90,7 +90,7 @@ impl Unsettled {
         Self::new(UnsettledKind::Failed, "malformed answer")
     }
 
-    fn code(code: ResponseCode) -> Self {
+    pub(super) fn code(code: ResponseCode) -> Self {
         let text = match code {
             ResponseCode::ServFail => SERVFAIL.to_owned(),
             ResponseCode::Refused => "REFUSED".to_owned(),
@@ -109,7 +109,7 @@ const RECEIVED: usize = 4096;
 /// Aliases of aliases that are followed within one answer.
 const ALIASES: usize = 16;
 
-/// Asks `server` for the records of this type that `name` has; with EDNS or over TCP at once if `conf` requires it.
+/// Asks `server` for the addresses of this type that `name` has.
 pub(super) async fn ask(
     server: SocketAddr,
     name: &Name,
@@ -117,6 +117,17 @@ pub(super) async fn ask(
     conf: &ResolvConf,
     until: Instant,
 ) -> Result<DnsAnswer, Unsettled> {
+    read(&*message(server, name, kind, conf, until).await?, name, kind)
+}
+
+/// The answer of `server` to a question, whatever its response code; with EDNS or over TCP at once if `conf` requires it.
+pub(super) async fn message(
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+    conf: &ResolvConf,
+    until: Instant,
+) -> Result<Box<Message>, Unsettled> {
     let due = AtomicBool::new(false);
     let mut exchange = pin!(exchange(server, name, kind, conf, &due));
     if let Ok(answer) = timeout_at(until.into(), exchange.as_mut()).await {
@@ -134,7 +145,7 @@ async fn exchange(
     kind: RecordType,
     conf: &ResolvConf,
     due: &AtomicBool,
-) -> Result<DnsAnswer, Unsettled> {
+) -> Result<Box<Message>, Unsettled> {
     let (mut edns, mut tcp) = (conf.options.edns0, conf.options.use_vc);
     loop {
         let question = Question::new(name, kind, edns)?;
@@ -146,7 +157,7 @@ async fn exchange(
             ReceivedAnswer::Whole(message) => match message.metadata.response_code {
                 // The answers of a server without EDNS (RFC 6891 §7).
                 ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS if edns => edns = false,
-                _ => return read(&message, name, kind),
+                _ => return Ok(message),
             },
         }
     }
