@@ -1020,6 +1020,24 @@ fn a_directory_that_is_still_empty_is_a_warning_and_a_file_that_is_too_large_an_
     assert!(problems.contains("it is larger than 16MiB"), "{problems}");
 }
 
+/// A link that leads nowhere is found in its directory and is not there when it is read, as a file that is removed in between.
+#[test]
+fn a_file_that_is_gone_when_it_is_read_gives_no_targets_and_the_others_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("gone", directory.path().join("a.json")).unwrap();
+    std::fs::write(directory.path().join("b.json"), "[{\"targets\": [\"mail01.example.org\"]}]").unwrap();
+    let file = |name: &str| format!("{FLEET}targets_from = [\"{}/{name}\"]\n", directory.path().display());
+    let config = load_text(&file("*.json"), &[], Vec::new()).unwrap();
+    assert_eq!(config.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>(), ["mail01.example.org"]);
+    let found: Vec<_> = config.warnings.iter().filter(|warning| warning.what.contains("a.json")).collect();
+    let [warning] = found[..] else { panic!("{:?}", config.warnings) };
+    assert!(warning.what.ends_with("a.json was in its directory and is gone: it gives no targets"), "{warning}");
+    assert!(warning.help.as_ref().unwrap().starts_with("write files of targets beside and rename them"), "{warning}");
+    // Whoever names a file means it.
+    let problems = load_text(&file("a.json"), &[], Vec::new()).unwrap_err().to_string();
+    assert!(problems.contains("cannot read ") && problems.contains("No such file"), "{problems}");
+}
+
 #[test]
 fn a_problem_of_each_of_many_targets_is_reported_a_few_times() {
     let file = format!("{}targets = [\"mail{{001..120}}\"]\n", FLEET.replace(", insecure_mode = true", ""));

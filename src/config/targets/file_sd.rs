@@ -77,17 +77,26 @@ fn is_yaml(path: &Path) -> Option<bool> {
     }
 }
 
-fn unread(field: &Field<'_>, path: &Path, error: &io::Error, help: &str) {
+/// A file that a pattern found may be gone when it is read: it belongs to those who write and remove such files. One that is
+/// named itself must exist.
+fn unread(field: &Field<'_>, path: &Path, is_found: bool, error: &io::Error) {
+    if is_found && error.kind() == io::ErrorKind::NotFound {
+        let what = format!("{} was in its directory and is gone: it gives no targets", path.display());
+        return field.warn(what, "write files of targets beside and rename them; a link has to lead to a file");
+    }
     field.reader.note_unread(error);
-    field.error(format!("cannot read {}: {error}", path.display()), help);
+    field.error(
+        format!("cannot read {}: {error}", path.display()),
+        "give the path of a file that can be read, or take it out",
+    );
 }
 
-/// The targets of one file. `field` is its key, for problems with the file as a whole.
-pub(crate) fn read(field: &Field<'_>, path: &Path) -> Vec<ListedTarget> {
+/// The targets of one file, which `pattern` named or found. `field` is its key, for problems with the file as a whole.
+pub(crate) fn read(field: &Field<'_>, pattern: &str, path: &Path) -> Vec<ListedTarget> {
     let text = file::read(path, Kinds::Files)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8")));
-    let help = "give the path of a file that can be read, or take it out";
-    let Some(text) = text.map_err(|error| unread(field, path, &error, help)).ok() else { return Vec::new() };
+    let is_found = pattern.contains('*');
+    let Some(text) = text.map_err(|error| unread(field, path, is_found, &error)).ok() else { return Vec::new() };
     let mut walk = FileWalk { field, path, found: Vec::new(), labels: 0, faults: 0 };
     let root = if is_yaml(path) == Some(true) { yaml(&text) } else { json(&text) };
     let help = "the file holds a list of { targets = […], labels = {…} }";

@@ -92,7 +92,7 @@ pub(crate) fn read<'a>(
                 if !seen.insert((path.clone(), own.map(|group| group.name.clone()))) {
                     continue;
                 }
-                for entry in file_sd::read(&field, &path) {
+                for entry in file_sd::read(&field, &pattern, &path) {
                     if !expansion.takes(1, &field) {
                         break;
                     }
