@@ -193,6 +193,9 @@ names! {
         DROP_REASON = "imaptrace.drop.reason",
         CONFIG_HASH = "imaptrace.config.hash",
         CONFIG_VERSION = "imaptrace.config.version",
+        DISCOVERY_GROUP = "imaptrace.discovery.group",
+        DISCOVERY_SOURCE = "imaptrace.discovery.source",
+        DISCOVERY_REFUSAL = "imaptrace.discovery.refusal",
         SENDER = "sender",
         OUTCOME = "outcome",
     }
@@ -292,6 +295,14 @@ metrics! {
         "When the configuration was last read, in seconds since the epoch";
     CONFIG_LAST_RELOAD_SUCCESS = "imaptrace.config.last_reload.success", Gauge, "",
         "1 when the configuration that was last read is in use, 0 when it was bad";
+    DISCOVERY_TARGETS = "imaptrace.discovery.targets", Gauge, "{target}",
+        "Targets of the last good answer of a source of targets";
+    DISCOVERY_REFUSED = "imaptrace.discovery.refused", Gauge, "{target}",
+        "Targets of the last answer of a source of targets that are not probed, by the reason";
+    DISCOVERY_LAST_SUCCESS_TIME = "imaptrace.discovery.last_success.time", Gauge, "s",
+        "When a source of targets last gave or confirmed targets, in seconds since the epoch";
+    DISCOVERY_FAILING = "imaptrace.discovery.failing", Gauge, "",
+        "1 while a source of targets fails or its answer is not taken, else 0";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds: a local FETCH takes 0.2 ms, a bad one 30 s.
@@ -350,6 +361,37 @@ impl EventOutcome {
             Self::Rejected => "rejected",
             Self::Full => "full",
             Self::Forwarded => "forwarded",
+        }
+    }
+}
+
+/// Why a target of a source is not probed: [`DISCOVERY_REFUSAL`] on [`DISCOVERY_REFUSED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiscoveryRefusal {
+    /// It is of another type than the form has.
+    Type,
+    /// It is neither HOST nor HOST:PORT.
+    Address,
+    /// Its host is not in the group's `hosts`.
+    Host,
+    /// There are too many.
+    Limit,
+    /// The configuration cannot have it: its name is taken, or a label is unfit.
+    Invalid,
+}
+
+impl DiscoveryRefusal {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [Self::Type, Self::Address, Self::Host, Self::Limit, Self::Invalid];
+
+    /// The value of the attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Address => "address",
+            Self::Host => "host",
+            Self::Limit => "limit",
+            Self::Invalid => "invalid",
         }
     }
 }

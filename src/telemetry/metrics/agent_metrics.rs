@@ -3,7 +3,6 @@
 //! Has no series of an account. Called by the agent and `delivery`, through [`Metrics::agent`](super::Metrics::agent).
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -49,10 +48,7 @@ pub struct AgentMetrics {
 }
 
 impl AgentMetrics {
-    pub(super) fn new(meter: &Meter, labels: &BTreeMap<String, String>) -> Self {
-        let labels =
-            labels.iter().map(|(key, value)| KeyValue::new(format!("{}{key}", names::LABEL_PREFIX), value.clone()));
-        let labels: Arc<[KeyValue]> = labels.collect();
+    pub(super) fn new(meter: &Meter, labels: Arc<[KeyValue]>) -> Self {
         let config_hash: Arc<Mutex<String>> = Arc::default();
         Self {
             start_lag: histogram(meter, names::SCHEDULER_START_LAG),

@@ -9,6 +9,7 @@
 //! series              a run as measurements, and the attributes of each series
 //! partitioned_series  the series of all accounts: which partition each is in
 //! partition           some of them with a meter provider of their own: one message
+//! sources             what is known of the sources of targets
 //! settings            what is kept
 //! ```
 
@@ -17,6 +18,7 @@ mod partition;
 mod partitioned_series;
 mod series;
 mod settings;
+mod sources;
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +28,7 @@ use std::{
     },
 };
 
+use opentelemetry::{KeyValue, metrics::Meter};
 use opentelemetry_sdk::{
     Resource,
     metrics::{SdkMeterProvider, Temporality, data::ResourceMetrics},
@@ -36,6 +39,7 @@ pub use self::{
     partitioned_series::Subject,
     series::ProbeState,
     settings::{MetricsDetail, MetricsSettings},
+    sources::{SourceReport, SourceReports},
 };
 use imaptrace_record::{AddressFamily, Run, SkipReason};
 
@@ -43,6 +47,7 @@ use self::{
     partition::{PartitionConfig, SeriesReader},
     partitioned_series::PartitionedSeries,
     series::{Measurement, SeriesKey, measure},
+    sources::SourceInstruments,
 };
 use super::names;
 
@@ -58,6 +63,8 @@ struct SharedMetrics {
     /// The reader of the agent's own series, and the series of all accounts; none when metrics are off.
     kept: Option<(SeriesReader, PartitionedSeries)>,
     overflow_logged: AtomicBool,
+    sources: SourceReports,
+    _source_instruments: SourceInstruments,
 }
 
 /// Series that go in one message, of less than 4 MiB.
@@ -74,8 +81,8 @@ impl Metrics {
         let config = PartitionConfig { resource, settings: settings.clone(), temporality };
         let reader =
             SeriesReader::new(&config, |name| (name == names::SERVER_EVENTS.name).then_some(MOST_SENDER_SERIES));
-        let own = AgentMetrics::new(&reader.meter(), &settings.agent_labels);
-        Self::with(own, Some((reader, PartitionedSeries::new(config))))
+        let meter = reader.meter();
+        Self::with(&meter, &settings.agent_labels, Some((reader, PartitionedSeries::new(config))))
     }
 
     /// Keeps nothing: metrics are off.
@@ -85,11 +92,24 @@ impl Metrics {
 
     /// The agent's own metrics, in a provider of the caller; none of runs.
     pub fn of(provider: &SdkMeterProvider) -> Self {
-        Self::with(AgentMetrics::new(&partition::meter(provider), &BTreeMap::new()), None)
+        Self::with(&partition::meter(provider), &BTreeMap::new(), None)
     }
 
-    fn with(own: AgentMetrics, kept: Option<(SeriesReader, PartitionedSeries)>) -> Self {
-        Self(Arc::new(SharedMetrics { own, kept, overflow_logged: AtomicBool::new(false) }))
+    fn with(meter: &Meter, labels: &BTreeMap<String, String>, kept: Option<(SeriesReader, PartitionedSeries)>) -> Self {
+        let labels: Arc<[KeyValue]> = labels
+            .iter()
+            .map(|(key, value)| KeyValue::new(format!("{}{key}", names::LABEL_PREFIX), value.clone()))
+            .collect();
+        let sources = SourceReports::default();
+        let source_instruments = SourceInstruments::new(meter, &sources, &labels);
+        let own = AgentMetrics::new(meter, labels);
+        let overflow_logged = AtomicBool::new(false);
+        Self(Arc::new(SharedMetrics { own, kept, overflow_logged, sources, _source_instruments: source_instruments }))
+    }
+
+    /// The reports of the sources of targets, which are exported as they are then.
+    pub fn sources(&self) -> SourceReports {
+        self.0.sources.clone()
     }
 
     /// Records a finished run. A void run does not change `up`.
