@@ -25,6 +25,7 @@
 //! net                 resolve, connect, TLS, exact stamps
 //! latency             the usual times of an account, and whether a run was slow
 //! diagnosis           why a run was slow or failed
+//! discovery           targets from SRV records and HTTP service discovery
 //! server_events       events of mail servers, joined with runs or forwarded to another agent
 //! process_accounting  samples of the processes of a mail server on this host
 //! delivery            the queue of runs, in memory and on disk, and OTLP
@@ -54,6 +55,7 @@ pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod diagnosis;
+pub mod discovery;
 pub mod follow;
 pub mod latency;
 pub mod listener;
