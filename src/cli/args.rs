@@ -49,7 +49,7 @@ pub(super) enum CliCommand {
         /// What to print
         #[arg(long, value_enum, value_name = "FORMAT", default_value_t = CheckFormat::Text)]
         output: CheckFormat,
-        /// Probe all its accounts once, if it has no error: as probe --config FILE --all
+        /// Ask its sources of targets, and probe all its accounts once, if it has no error: as probe --config FILE --all
         #[arg(long)]
         probe: bool,
         /// With --probe: directory with the service's credentials

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
+    discovery::{self, JudgedAnswer},
     net::{TlsContext, TlsContextError, TlsFileFault, check_server_pair},
     state::StateDir,
 };
@@ -76,9 +77,38 @@ impl<'a> ReportedProblem<'a> {
             }
             Place::Variable(name) => Self { variable: Some(name), ..reported },
             Place::Flag(name) => Self { flag: Some(name), ..reported },
-            Place::Nowhere => reported,
+            // No source is asked before a configuration is checked.
+            Place::Discovered(_) | Place::Nowhere => reported,
         }
     }
+}
+
+/// Asks the configuration's sources of targets once, and prints what each gives. Returns whether all gave targets, and whether the
+/// configuration has targets of its own. Called after the configuration was found valid.
+pub(super) async fn ask_sources(path: &Path, format: CheckFormat, output: &mut Output) -> (bool, bool) {
+    let sources = Sources { file: Some(path.to_owned()), ..environment() };
+    // It has changed since, which the probe reports.
+    let Ok(config) = config::load(&sources) else { return (true, true) };
+    let mut all = true;
+    for (source, answer) in discovery::ask_all(&config.sources, &config.dns).await {
+        match answer {
+            Ok(JudgedAnswer { targets, refused }) => {
+                if format == CheckFormat::Text {
+                    output.print(&escape(&format!("{source}: {} targets", targets.count())));
+                    output.print("\n");
+                }
+                if refused.count() > 0 {
+                    let (count, first) = (refused.count(), refused.named.join("; "));
+                    output.warn(&escape(&format!("{source}: {count} more are not probed: {first}")));
+                }
+            }
+            Err(error) => {
+                all = false;
+                output.error(&escape(&format!("{source}: {error}")));
+            }
+        }
+    }
+    (all, !config.targets.is_empty() || config.sources.is_empty())
 }
 
 /// Prints what `check` found, and returns its exit code.

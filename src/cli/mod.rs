@@ -105,13 +105,19 @@ pub fn main(roots: Result<Roots, RootsError>, stdout_is_closed: bool, hung_up: &
                     if format == CheckFormat::Text {
                         output.print("\n");
                     }
-                    match ProbeArgs::all_of(&config, credentials.as_deref(), format) {
+                    let (all_answered, has_targets) = check::ask_sources(&config, format, output).await;
+                    let code = if all_answered { PASSED } else { FAILED };
+                    if !has_targets {
+                        return code;
+                    }
+                    let probed = match ProbeArgs::all_of(&config, credentials.as_deref(), format) {
                         Ok(args) => probe_many::run(args, signals, output).await,
                         Err(error) => {
                             output.error(&error.to_string());
                             FAILED
                         }
-                    }
+                    };
+                    if probed == PASSED { code } else { probed }
                 }),
                 code => code,
             }

@@ -17,6 +17,7 @@ use crate::{
         sources::units::{print_duration as time, print_size as size},
         span_samples,
     },
+    discovery::{HttpCredentials, SourceKind, TargetSource},
     latency,
     plan::{AccountOptions, Choice, Deadlines, Hours, Journey, NameResolver, RunLimits, Target, Timing},
     process_accounting::MailLog,
@@ -58,6 +59,7 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
     }
     write_more(out, alone().count(), "targets")?;
     write_groups(out, &config.targets)?;
+    write_sources(out, &config.sources)?;
     write_windows(out, config)?;
     writeln!(out, "\nexport")?;
     write_exporter(out, "traces", config.otlp.traces.as_ref())?;
@@ -197,6 +199,32 @@ fn write_groups(out: &mut String, targets: &[Target]) -> fmt::Result {
         write_target(out, first)?;
     }
     write_more(out, count, "groups")
+}
+
+/// What an agent would ask for targets; nothing of a URL's query.
+fn write_sources(out: &mut String, sources: &[TargetSource]) -> fmt::Result {
+    if !sources.is_empty() {
+        writeln!(out, "\nsources of targets, which an agent asks")?;
+    }
+    for TargetSource { id, kind, hosts, refresh, shrink } in sources.iter().take(SHOWN) {
+        let hosts = joined(hosts.iter().map(|glob| glob.as_str().to_owned()));
+        let (shrink, every) = (if *shrink { "may shrink" } else { "may not shrink by half" }, time(*refresh));
+        let what = if matches!(kind, SourceKind::Srv) { "SRV records of " } else { "" };
+        writeln!(out, "  {what}{}: group {}, hosts {hosts}, every {every}, {shrink}", id.name, id.group)?;
+        if let SourceKind::Http(http) = kind {
+            let credentials = match &http.credentials {
+                None => "no credentials".to_owned(),
+                Some(HttpCredentials::Basic { user, password }) => format!("user {user}, password {}", place(password)),
+                Some(HttpCredentials::Bearer(token)) => format!("bearer token {}", place(token)),
+            };
+            write!(out, "    timeout {}, {credentials}", time(http.timeout))?;
+            for fact in named(["roots from", "", ""], [&http.ca_file, &None, &None]) {
+                write!(out, ", {fact}")?;
+            }
+            writeln!(out)?;
+        }
+    }
+    write_more(out, sources.len(), "sources")
 }
 
 /// The line in place of entries that are left out.

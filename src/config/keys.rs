@@ -8,7 +8,7 @@ use super::{
         schema::{Schema, TableKeys},
         tree::PROBE,
     },
-    targets::{account, options},
+    targets::{account, options, target_sources},
 };
 
 pub(super) static TOP: TableKeys = TableKeys {
@@ -61,6 +61,7 @@ pub(super) static SCHEMA: Schema = Schema {
         &options::TARGET,
         &options::ACCOUNT,
         &options::GROUP,
+        &target_sources::HTTP,
         &options::DEADLINES,
         &agent::KEYS,
         &otlp::KEYS,

@@ -1,6 +1,6 @@
 //! The whole configuration: calls the readers of all tables. Called by `agent` and `cli`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     Config, Exports, Probe,
@@ -88,6 +88,7 @@ pub(super) fn build(
     let config = if unreadable { None } else { read_all(&reader, sources, resource, &mut watched, origin) };
     watched.sort();
     watched.dedup();
+    let refused = reader.take_refused();
     let problems = reader.finish();
     match config {
         Some(config) if problems.errors.is_empty() => Ok(Config {
@@ -96,6 +97,7 @@ pub(super) fn build(
             warnings: problems.warnings,
             unusable: problems.unusable,
             unset: problems.unset,
+            refused,
             ..config
         }),
         _ => Err(Problems { watched: watched.into(), ..problems }),
@@ -149,16 +151,23 @@ fn read_all(
     let read = tables.iter().map(|table| target::read(table, &shared, origin));
     let mut targets: Option<Vec<Target>> = read.collect::<Vec<_>>().into_iter().collect();
     target::check_unique(&tables);
+    let (mut target_sources, mut not_taken) = (Vec::new(), BTreeMap::new());
     if listed {
-        let expanded = group::read(&shared, &tables, watched);
-        if tables.is_empty() && many && expanded.is_empty() && !reader.has_errors() {
+        let expanded = group::read(&shared, &tables, &sources.discovered, watched);
+        if tables.is_empty()
+            && many
+            && expanded.targets.is_empty()
+            && expanded.sources.is_empty()
+            && !reader.has_errors()
+        {
             let key = if root.has("groups") { "groups" } else { "targets_from" };
             let help = "add one: an agent without a target does nothing";
             root.error(key, "there is no target in groups and files", help);
         }
         if let Some(targets) = &mut targets {
-            targets.extend(expanded);
+            targets.extend(expanded.targets);
         }
+        (target_sources, not_taken) = (expanded.sources, expanded.refused);
     }
 
     let agent_table = root.table("agent", &agent::KEYS);
@@ -166,7 +175,7 @@ fn read_all(
     let otlp_table = root.table("otlp", &otlp::KEYS);
     let otlp = otlp::read(&otlp_table, &sources.environment);
     // An error in the endpoint was noted. Without targets the agent only forwards the events of mail servers.
-    let has_targets = targets.as_ref().is_none_or(|targets| !targets.is_empty());
+    let has_targets = targets.as_ref().is_none_or(|targets| !targets.is_empty()) || !target_sources.is_empty();
     if listed && has_targets && otlp == Otlp::default() && !otlp_table.has_errors() {
         let help = "set endpoint in [otlp], or OTEL_EXPORTER_OTLP_ENDPOINT";
         otlp_table.warn("endpoint", "there is no OTLP endpoint: the agent exports nothing", help);
@@ -176,12 +185,15 @@ fn read_all(
     let dns = dns::read(&root.table("dns", &dns::KEYS), NameResolver::SYSTEM_HAS_NSS);
     let state = state::read(&root.table("state", &state::KEYS));
     let http = if listed { http::read(&root.table("http", &http::KEYS)) } else { Http::OFF };
+    // Whether a name stands for a target is known when all sources have answered.
+    let has_all = target_sources.iter().all(|source| sources.discovered.of(&source.id).is_some());
+    let known = targets.as_deref().filter(|_| has_all);
     let events = if listed {
-        server_events::read(&root.table("server_events", &server_events::KEYS), targets.as_deref())
+        server_events::read(&root.table("server_events", &server_events::KEYS), known)
     } else {
         ServerEventsSettings::default()
     };
-    let windows = if listed { window::read(&root, targets.as_deref()) } else { Vec::new() };
+    let windows = if listed { window::read(&root, known) } else { Vec::new() };
     // What follows applies to this agent alone.
     let own_shard = if listed { agent::shard(&agent_table, &sources.shards) } else { None };
     let other_targets = own_shard.zip(targets.as_mut()).map_or(0, |(shard, targets)| retain(targets, shard));
@@ -189,6 +201,8 @@ fn read_all(
         targets: targets?,
         shard: own_shard,
         other_targets,
+        sources: target_sources,
+        not_taken,
         agent,
         otlp,
         metrics,
@@ -206,6 +220,7 @@ fn read_all(
         warnings: Vec::new(),
         unusable: Vec::new(),
         unset: Vec::new(),
+        refused: Vec::new(),
     };
     capacity::check_responses(&limits_table, &config.targets);
     if listed {

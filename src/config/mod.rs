@@ -40,9 +40,10 @@ pub use sources::{
 };
 pub use targets::url;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
+    discovery::{SourceId, TargetSource},
     latency,
     plan::{Dns, Maintenance, RunLimits, Shard, Target, Timing},
     secret::SecretSource,
@@ -53,12 +54,16 @@ use crate::{
 /// A configuration without errors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What is probed; none only where server events are received or forwarded.
+    /// What is probed; none only where server events are received or forwarded, or where the sources have given none yet.
     pub targets: Vec<Target>,
     /// The shard whose targets these are.
     pub shard: Option<Shard>,
     /// The number of targets of other shards.
     pub other_targets: usize,
+    /// Where more targets come from.
+    pub sources: Vec<TargetSource>,
+    /// How many targets of each source that has answered the configuration cannot have; `refused` names them.
+    pub not_taken: BTreeMap<SourceId, u64>,
     /// Settings of the agent itself.
     pub agent: Agent,
     /// The exporters.
@@ -94,6 +99,8 @@ pub struct Config {
     pub unusable: Vec<Problem>,
     /// Variables of secrets that are not set here; they may be set where the agent runs.
     pub unset: Vec<Problem>,
+    /// Targets of sources that cannot be probed. They make no configuration invalid.
+    pub refused: Vec<Problem>,
 }
 
 /// The `probe` command line. It has no printable form: SERVER and environment may contain secrets.

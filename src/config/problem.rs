@@ -34,6 +34,8 @@ pub enum Place {
         /// Line and column, if known.
         at: Option<(usize, usize)>,
     },
+    /// In the answer of this source of targets.
+    Discovered(String),
     /// In the environment variable of this name.
     Variable(String),
     /// In a flag, or in the argument SERVER.
@@ -53,6 +55,7 @@ impl fmt::Display for Place {
             Self::File { path, at: None } | Self::Included { path, at: None } | Self::Listed { path, at: None } => {
                 Printable(path.display()).fmt(f)
             }
+            Self::Discovered(source) => Printable(source).fmt(f),
             Self::Variable(name) => write!(f, "variable {}", Printable(name)),
             Self::Flag(name) => Printable(name).fmt(f),
             Self::Nowhere => f.write_str("configuration"),
@@ -130,7 +133,7 @@ pub(super) fn sort(problems: &mut [Problem]) {
             Place::File { at, .. } => (0, None, at.unwrap_or_default()),
             Place::Included { path, at } => (1, Some(path), at.unwrap_or_default()),
             Place::Listed { path, at } => (2, Some(path), at.unwrap_or_default()),
-            Place::Variable(_) | Place::Flag(_) | Place::Nowhere => (3, None, (0, 0)),
+            Place::Discovered(_) | Place::Variable(_) | Place::Flag(_) | Place::Nowhere => (3, None, (0, 0)),
         }
     }
     problems.sort_by(|a, b| order(a).cmp(&order(b)));

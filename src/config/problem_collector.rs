@@ -34,11 +34,13 @@ pub(super) enum Severity {
     Warning,
     Unusable,
     Unset,
+    /// An error in the answer of a source of targets: that target is not probed, and the configuration is valid.
+    Refused,
 }
 
 #[derive(Default)]
 pub(super) struct ProblemCollector {
-    lists: [ProblemList; 4],
+    lists: [ProblemList; 5],
     /// The keys with errors, and the tables around them, as hashes.
     wrong: HashSet<u64>,
     /// A file system did not answer.
@@ -58,6 +60,11 @@ impl ProblemCollector {
         !self.lists[0].kept.is_empty()
     }
 
+    /// The refused targets so far, which are no problems of the configuration.
+    pub(super) fn take_refused(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.lists[Severity::Refused as usize]).finish()
+    }
+
     /// Whether no further error is shown.
     pub(super) fn is_full(&self) -> bool {
         self.lists[0].kept.len() == MOST
@@ -69,7 +76,7 @@ impl ProblemCollector {
     }
 
     pub(super) fn finish(self) -> Problems {
-        let [errors, warnings, unusable, unset] = self.lists.map(ProblemList::finish);
+        let [errors, warnings, unusable, unset, _] = self.lists.map(ProblemList::finish);
         Problems { errors, warnings, unusable, unset, watched: Box::default(), unanswered: self.unanswered }
     }
 }
@@ -141,6 +148,9 @@ fn kinds(problem: &Problem) -> [(usize, u64); 2] {
     let key = first(&problem.key, KEY - 1);
     let (alike, similar) = match &problem.place {
         Place::Listed { path, .. } => (hash((path, &problem.what)), hash((path, without(&problem.what, ('"', '"'))))),
+        Place::Discovered(source) => {
+            (hash((source, &problem.what)), hash((source, without(&problem.what, ('"', '"')))))
+        }
         place @ (Place::File { path, .. } | Place::Included { path, .. }) => {
             (hash((place, key)), hash((path, without(key, ('[', ']')))))
         }

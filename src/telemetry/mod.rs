@@ -15,7 +15,9 @@ mod server_spans;
 mod spans;
 
 pub use live::{LiveRoot, RemoteParent};
-pub use metrics::{AgentMetrics, Collection, Metrics, MetricsDetail, MetricsSettings, ProbeState, SourceReport, SourceReports, Subject};
+pub use metrics::{
+    AgentMetrics, Collection, Metrics, MetricsDetail, MetricsSettings, ProbeState, SourceReport, SourceReports, Subject,
+};
 pub use resource::{ResourceSettings, resource, server_resource};
 pub use server_spans::server_spans;
 pub use spans::spans;

@@ -110,6 +110,7 @@ fn it_has_each_key_of_each_table_and_no_other() {
             "server_events.senders" => &schema["$defs"]["sender"],
             "windows" => &schema["$defs"]["window"],
             "password" => &schema["$defs"]["secret"],
+            "groups.targets_from_http" => &schema["$defs"]["http_source"],
             path => &schema["$defs"][path],
         };
         let expected: BTreeSet<String> = table.keys.iter().map(|key| (*key).to_owned()).collect();

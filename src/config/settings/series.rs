@@ -10,7 +10,7 @@ use imaptrace_record::JourneyName;
 use crate::{
     config::Config,
     plan::{AddressChoice, Host, Security, Target},
-    telemetry::{MetricsDetail, MetricsSettings},
+    telemetry::{MetricsDetail, MetricsSettings, names::DiscoveryRefusal},
 };
 
 /// Commands that every run sends once: CAPABILITY, ID, LOGIN or AUTHENTICATE, NAMESPACE, LIST, SELECT or EXAMINE,
@@ -81,6 +81,11 @@ const AGENT: SeriesCount = SeriesCount::new(2, 0, 14);
 /// Dropped runs by reason.
 const AGENT_FAILING: SeriesCount = SeriesCount::new(0, 0, 3);
 
+/// Of a source of targets: its targets, whether it fails, and its last success.
+const SOURCE: u64 = 3;
+/// Its refused targets, by the reason.
+const SOURCE_FAILING: u64 = DiscoveryRefusal::ALL.len() as u64;
+
 /// Of events of a sender that are not joined: late, unmatched, rejected, full.
 const FAILING_JOINS: u64 = 4;
 /// Of those that are not forwarded: late, rejected, full.
@@ -138,8 +143,11 @@ fn all(config: &Config) -> (SeriesCount, SeriesCount) {
         (events.senders.len() as u64, events.listen.is_some(), events.forward.is_some());
     let samples = u64::from(forwards && events.accounting.is_some());
     let failing = if forwards { FAILING_FORWARDS } else { FAILING_JOINS };
-    let agent = AGENT + SeriesCount::new(0, 0, senders + samples);
-    let agent_failing = AGENT_FAILING + SeriesCount::new(0, 0, failing * (senders + samples) + u64::from(receives));
+    let sources = config.sources.len() as u64;
+    let agent = AGENT + SeriesCount::new(0, 0, senders + samples + SOURCE * sources);
+    let refused = SOURCE_FAILING * sources;
+    let agent_failing =
+        AGENT_FAILING + SeriesCount::new(0, 0, failing * (senders + samples) + u64::from(receives) + refused);
     let account_failing = failures_of_account(config.metrics.series.detail);
     let each = accounts.into_values().map(|(families, series)| (series, account_failing.times(families)));
     each.fold((agent, agent_failing), |sum, one| (sum.0 + one.0, sum.1 + one.1))

@@ -108,6 +108,10 @@ impl TreeReader {
         found
     }
 
+    pub(crate) fn take_refused(&self) -> Vec<Problem> {
+        self.noted.borrow_mut().take_refused()
+    }
+
     pub(crate) fn finish(self) -> Problems {
         self.noted.into_inner().finish()
     }
@@ -170,6 +174,11 @@ impl<'a> Table<'a> {
         self.path.starts_with(PROBE)
     }
 
+    /// Whether it is a target that a source has answered.
+    pub(crate) fn is_discovered(&self) -> bool {
+        matches!(self.entry, Some(Entry::Listed(Place::Discovered(_))))
+    }
+
     /// A key's name for the user: on the command line it is a flag.
     pub(crate) fn spelt(&self, key: &'static str) -> String {
         if self.is_command_line() { format!("--{}", key.replace('_', "-")) } else { key.to_owned() }
@@ -216,6 +225,9 @@ impl<'a> Table<'a> {
             Some(Entry::Expanded(value, name)) if what.contains(&shown(name)) => (place(Some(value)), what),
             Some(Entry::Expanded(value, name)) => (place(Some(value)), format!("{name}: {what}")),
         };
+        // What others answer makes no configuration invalid.
+        let is_discovered = severity == Severity::Error && matches!(place, Place::Discovered(_));
+        let severity = if is_discovered { Severity::Refused } else { severity };
         self.reader.note(severity, path, Problem::new(place, what, help));
     }
 }

@@ -72,7 +72,7 @@ impl Schema {
         for home in self.tables.iter().filter(|home| home.has(key) && !own(home)) {
             let covered = match home.path {
                 // A group may have all keys of a target.
-                "groups" => self.has("targets", key),
+                "groups" | "groups.targets_from_http" => self.has("targets", key),
                 "otlp.traces" | "otlp.metrics" => self.has("otlp", key),
                 _ => false,
             };
@@ -129,6 +129,7 @@ fn named(path: &str) -> (String, bool) {
         "targets" => "a target",
         "targets.accounts" => "an account",
         "groups" => "a group",
+        "groups.targets_from_http" => "`targets_from_http` of a group",
         "windows" => "a window",
         "server_events.senders" => "a sender",
         "password" => "the braces of a secret, such as `password = { file = \"…\" }`",

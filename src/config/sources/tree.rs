@@ -16,16 +16,19 @@ use figment::{
     value::{Dict, Map, Tag, Value},
 };
 
-use crate::config::{
-    problem::{Place, Problem},
-    sources::{
-        document::{self, ParseFailure, Parsed},
-        file::{self, Kinds},
-        include::{self, Documents, FilePositions},
-        otel,
-        positions::LineIndex,
-        syntax,
+use crate::{
+    config::{
+        problem::{Place, Problem},
+        sources::{
+            document::{self, ParseFailure, Parsed},
+            file::{self, Kinds},
+            include::{self, Documents, FilePositions},
+            otel,
+            positions::LineIndex,
+            syntax,
+        },
     },
+    discovery::Discovered,
 };
 
 /// The sources of a configuration. They have no printable form: the environment may contain secrets.
@@ -43,6 +46,8 @@ pub struct Sources {
     pub pipes: bool,
     /// Which shard's targets are read.
     pub shards: ShardScope,
+    /// The targets that the sources of groups have answered.
+    pub discovered: Discovered,
 }
 
 /// Which targets of a configuration with `shard` are read.

@@ -1,15 +1,17 @@
-//! Many targets in few lines: `[[groups]]` and `targets_from`.
+//! Many targets in few lines: `[[groups]]`, `targets_from`, and what `discovery` has of a group's sources.
 //!
-//! A group's keys are read once and apply to each of its members, from `targets` or from a file. A problem of a key is reported
-//! at the key, a problem of a member at the member. Called by `load`.
+//! A group's keys are read once and apply to each of its members, from `targets`, a file or a source. A problem of a key is
+//! reported at the key, a problem of a member at the member. Called by `load`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
+    rc::Rc,
 };
 
 use crate::{
     config::{
+        problem::Place,
         sources::readers::{Field, Table, shown},
         targets::{
             account::{self, TargetOrigin},
@@ -17,11 +19,13 @@ use crate::{
             expand,
             file_sd::{self, ListedTarget},
             labels::{NO_LABEL, is_label},
-            options::{self, GROUPS, Options},
+            options::{self, GROUPS, Needs, Options},
             target::{self, SharedSettings},
+            target_sources,
             url::{self, ServerUrl},
         },
     },
+    discovery::{Discovered, DiscoveredTargets, SourceId, TargetSource},
     plan::{Endpoint, Target},
 };
 
@@ -40,15 +44,27 @@ struct Group<'a> {
     /// `options` over `[defaults]`.
     settings: Options<'a>,
     url: String,
+    /// Where members come from, beside `targets` and files.
+    sources: Vec<TargetSource>,
+}
+
+/// What groups and files give.
+pub(crate) struct GroupTargets {
+    pub(crate) targets: Vec<Target>,
+    /// The sources of all groups.
+    pub(crate) sources: Vec<TargetSource>,
+    /// The targets of a source that are none here, which was noted; none of a source that has not answered.
+    pub(crate) refused: BTreeMap<SourceId, u64>,
 }
 
 /// All targets of groups and files. `listed` are the tables of `[[targets]]`, whose names are taken; files and directories that
-/// are read are added to `watched`.
+/// are read are added to `watched`. `discovered` is what the sources of groups have answered.
 pub(crate) fn read<'a>(
     shared: &SharedSettings<'a, '_>,
     listed: &[Table<'_>],
+    discovered: &Discovered,
     watched: &mut Vec<PathBuf>,
-) -> Vec<Target> {
+) -> GroupTargets {
     let groups = read_groups(shared);
     let mut expansion = GroupExpansion {
         shared,
@@ -105,11 +121,22 @@ pub(crate) fn read<'a>(
         read_files(&group.table, Some(group));
     }
     read_files(shared.root, None);
-    for group in groups.iter().flatten().filter(|group| !expansion.populated.contains(&group.name)) {
-        let help = "add targets or targets_from, or name it in a file of targets";
+    let mut refused = BTreeMap::new();
+    for group in groups.iter().flatten() {
+        for source in &group.sources {
+            let answer = discovered.of(&source.id).map(|answer| expansion.discovered(group, source, answer));
+            refused.extend(answer.map(|count| (source.id.clone(), count)));
+        }
+    }
+    // An error in a source was noted.
+    let asks = |group: &Group<'_>| target_sources::KEYS.iter().any(|key| group.table.has(key));
+    let is_empty = |group: &&Group<'_>| !asks(group) && !expansion.populated.contains(&group.name);
+    for group in groups.iter().flatten().filter(is_empty) {
+        let help = "add targets, targets_from or a source of targets, or name it in a file of targets";
         group.table.warn("", format!("the group {:?} has no target", group.name), help);
     }
-    expansion.targets
+    let sources = groups.iter().flatten().flat_map(|group| group.sources.clone()).collect();
+    GroupTargets { targets: expansion.targets, sources, refused }
 }
 
 /// None for a group with an error in its own keys.
@@ -129,9 +156,35 @@ fn read_groups<'a>(shared: &SharedSettings<'a, '_>) -> Vec<Option<Group<'a>>> {
             table.error("name", format!("groups[{first}] has the same name"), "give each group a name of its own");
             return None;
         }
-        Some(Group { table, name, options, settings, url })
+        let sources = read_sources(&table, &name, &options, &url, shared);
+        Some(Group { table, name, options, settings, url, sources })
     });
     read.collect()
+}
+
+/// The sources of a group. Their targets come later: a login that no target could have is reported now.
+fn read_sources<'a>(
+    table: &Table<'a>,
+    name: &str,
+    options: &Options<'a>,
+    url: &str,
+    shared: &SharedSettings<'a, '_>,
+) -> Vec<TargetSource> {
+    // An error in it is reported of each member.
+    let example = url::parse(&url.replace(URL, "host.invalid")).ok();
+    let of_url = example.as_ref().map(Options::of_url).unwrap_or_default();
+    let member = options.over(&of_url.over(shared.defaults));
+    let security = example.and_then(|example| url::security(example.scheme, member.security).ok());
+    let sources = target_sources::read(table, name, security);
+    if !sources.is_empty() && !table.has("accounts") {
+        if member.user.is_none() {
+            table.error("user", "there is no user name", "add user = \"…\"");
+        }
+        if member.password.is_none() && member.needs() == Needs::Password {
+            table.error("password", "there is no password", "add password = { file = \"…\" }");
+        }
+    }
+    sources
 }
 
 fn read_url(field: &Field<'_>) -> Option<String> {
@@ -189,7 +242,38 @@ impl<'a> GroupExpansion<'a, '_> {
         self.add(Some(group), &entry, address, (Some(text), origin), &BTreeMap::new());
     }
 
-    /// A target of a file, for the group in its labels, or else for `own`.
+    /// The targets of a source. Returns how many of them the configuration cannot have, which is noted of each.
+    fn discovered(&mut self, group: &Group<'a>, source: &TargetSource, answer: &DiscoveredTargets) -> u64 {
+        let mut refused = 0;
+        for entry in &answer.0 {
+            let labels = Rc::new(entry.labels.clone());
+            for target in &entry.targets {
+                let place = Place::Discovered(source.id.to_string());
+                let before = self.targets.len();
+                let listed = ListedTarget { text: target.clone(), labels: labels.clone(), place, key: target.clone() };
+                // `discovery` has checked both; a password depends on it.
+                if target.contains(['@', '/']) || !source.allows_target(target) {
+                    let entry = self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key);
+                    entry.error(
+                        "",
+                        "the group's `hosts` does not have this host",
+                        "add it if it may get the passwords",
+                    );
+                } else if self.members == expand::MOST {
+                    let entry = self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key);
+                    let what = format!("groups, files and sources have more than {} targets in all", expand::MOST);
+                    entry.error("", what, "share them out among several agents");
+                } else {
+                    self.members += 1;
+                    self.listed(Some(group), listed);
+                }
+                refused += u64::from(self.targets.len() == before);
+            }
+        }
+        refused
+    }
+
+    /// A target of a file or a source, for the group in its labels, or else for `own`.
     fn listed(&mut self, own: Option<&Group<'a>>, listed: ListedTarget) {
         let origin = format!("{}, {}", listed.place, listed.key);
         let entry = self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key);
@@ -197,6 +281,16 @@ impl<'a> GroupExpansion<'a, '_> {
         let (mut group, mut name) = (own, None);
         for (key, value) in &*listed.labels {
             match key.as_str() {
+                // Another group has other passwords, and its own `hosts`.
+                GROUP if entry.is_discovered() => {
+                    if own.is_none_or(|own| own.name != *value) {
+                        let what = format!(
+                            "the label {GROUP} names the group {}, which does not have this source",
+                            shown(value)
+                        );
+                        return entry.error("", what, "take the label out, or name the source in that group");
+                    }
+                }
                 GROUP => {
                     group = self.groups.get(value.as_str()).copied();
                     if group.is_none() {
@@ -276,6 +370,11 @@ impl<'a> GroupExpansion<'a, '_> {
         let accounts = account::read(keys, Some(&url), &options, &member, more);
         target::check_external(keys, server.0, &accounts);
         self.accounts += accounts.accounts.len();
+        if self.accounts > expand::MOST && entry.is_discovered() {
+            self.accounts -= accounts.accounts.len();
+            let what = format!("groups, files and sources have more than {} accounts in all", expand::MOST);
+            return entry.error("", what, "share them out among several agents");
+        }
         if self.accounts > expand::MOST {
             if !std::mem::replace(&mut self.full, true) {
                 let what = format!("groups and files have more than {} accounts in all", expand::MOST);

@@ -9,4 +9,5 @@ pub(super) mod group;
 pub(super) mod labels;
 pub(super) mod options;
 pub(super) mod target;
+pub(super) mod target_sources;
 pub mod url;

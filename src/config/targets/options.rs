@@ -108,6 +108,11 @@ options! {
     name in LOGINS;
     targets in GROUPS;
     targets_from in GROUPS;
+    targets_from_srv in GROUPS;
+    targets_from_http in GROUPS;
+    hosts in GROUPS;
+    refresh in GROUPS;
+    shrink in GROUPS;
     url in GROUPS | TARGETS;
     labels in LOGINS;
     accounts in GROUPS | TARGETS;
