@@ -16,6 +16,7 @@
 //! cpu, descriptors, heap    shortage of CPU, the limit on open files, freed memory
 //! stop, exit                the signals that end the agent; the end of the process, which nothing delays
 //! otlp_files, tls_files     headers and TLS files of the OTLP exporters and of the targets, which are followed
+//! discovered_targets        what sources of targets gave before the last end
 //! event_reception           receives events of mail servers; event_files: the senders, their secrets and TLS files
 //! event_forwarding          forwards them to another agent: its secret and roots
 //! waiting_runs              finished runs that wait for the events of their sessions
@@ -28,6 +29,7 @@ mod baseline_requests;
 mod bounded_reads;
 mod cpu;
 mod descriptors;
+mod discovered_targets;
 mod error;
 mod event_files;
 mod event_forwarding;
@@ -50,7 +52,6 @@ pub mod wiring;
 
 use std::{
     future::Future,
-    path::Path,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -69,6 +70,7 @@ use tracing::{info, warn};
 
 use self::{
     agent_status::AgentStatus,
+    latency_store::LatencyStore,
     reload::{Hangup, Reloader},
     run_log::RunLog,
     runner::{AgentRunner, RunContext, RunSettings},
@@ -92,6 +94,7 @@ use crate::{
     blocking, clock,
     config::{Config, Sources},
     delivery::Report,
+    discovery::{Discovery, GoodAnswers},
     follow::FileFollower,
     probe::Prober,
     schedule::Schedule,
@@ -150,17 +153,16 @@ fn log_start(config: &Config, slots: usize) {
 
 async fn run_until(
     stop: impl Future<Output = ()>,
-    mut config: Config,
+    config: Config,
     origin: Option<(Sources, Hangup)>,
     settings: StatusSettings,
 ) -> Result<(), AgentError> {
     // A header's command or the disk may take long; the exit does not wait for them.
     let mut stop = pin!(stop);
-    // Locked before anything else starts, and to the end: the latency history is in it as well.
-    let state = tokio::select! {
+    let (state, (mut config, kept)) = tokio::select! {
         biased;
         () = &mut stop => return Ok(()),
-        state = open_state(config.state.dir.as_deref()) => state?,
+        opened = open_state(config, origin.as_ref().map(|(sources, _)| sources)) => opened?,
     };
     // Dropped last: it shows the end, too.
     let (status, _tasks) = AgentStatus::start(&config, settings);
@@ -181,6 +183,12 @@ async fn run_until(
     log_start(&config, slots.len());
     let (metrics, exports) = (delivery.metrics(), config.otlp.traces.is_some() || config.otlp.metrics.is_some());
     let servers = wiring::start_metrics(&config, &slots, &metrics);
+    discovered_targets::log_refused(&config.refused, &[]);
+    let mut discovery = Discovery::new(state.clone(), metrics.sources(), kept);
+    // Without what to load again, answers could not be applied.
+    if origin.is_some() {
+        discovery.follow(&config.sources, &config.dns);
+    }
     let _cpu = cpu::start(metrics.clone(), status.shortage.clone());
     let (store, requests, read) = wiring::latency_store(&config, state.clone());
     // A slow read goes on, and the history is merged when it is there.
@@ -226,8 +234,8 @@ async fn run_until(
     tasks.spawn(follower.run());
     // The target set contains them.
     config.targets = Vec::new();
-    let reload =
-        Reloader { origin, seen, config, targets: Arc::new(targets), tls_files, senders: reception.senders, counts };
+    let (targets, senders) = (Arc::new(targets), reception.senders);
+    let reload = Reloader { origin, seen, config, targets, tls_files, senders, counts, discovery };
     tokio::select! {
         biased;
         () = &mut stop => {}
@@ -245,7 +253,15 @@ async fn run_until(
     drop(tasks);
     drop(reception.receiver);
     run_log.summarize();
-    let left = end.saturating_duration_since(clock::now());
+    flush(&context, &store, end.saturating_duration_since(clock::now()), exports).await;
+    if let Some(state) = &state {
+        state.release();
+    }
+    Ok(())
+}
+
+/// Delivers what waits and saves the latency history, within the time that is left.
+async fn flush(context: &RunContext, store: &Arc<LatencyStore>, left: Duration, exports: bool) {
     // Its last export says that it did not vanish.
     context.metrics.agent().up(false);
     let delivery = context.delivery().take();
@@ -257,10 +273,6 @@ async fn run_until(
     if let Some(report) = report {
         log_delivered(report, *context.late.lock().unwrap_or_else(PoisonError::into_inner), exports);
     }
-    if let Some(state) = &state {
-        state.release();
-    }
-    Ok(())
 }
 
 /// Logs what was delivered, and what not: the runs and spans that ended late were not either.
@@ -274,9 +286,14 @@ fn log_delivered(mut report: Report, (runs, spans): (u64, u64), exports: bool) {
     }
 }
 
-/// Opens and locks the state directory, if there is one. A directory that does not answer delays nothing.
-async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirError> {
-    let Some(path) = path else { return Ok(None) };
+/// Opens and locks the state directory, if there is one, and adds the targets in it to the configuration, if it can be loaded again.
+/// A directory that does not answer delays nothing.
+async fn open_state(
+    config: Config,
+    sources: Option<&Sources>,
+) -> Result<(Option<StateDir>, (Config, GoodAnswers)), StateDirError> {
+    let Some(path) = config.state.dir.as_deref() else { return Ok((None, (config, GoodAnswers::new()))) };
+    // Before anything else starts, and to the end: the latency history is in it as well.
     let state = StateDir::open_within(path, STATE_TIMEOUT).await?;
     if state.hangs() {
         warn!(
@@ -285,6 +302,11 @@ async fn open_state(path: Option<&Path>) -> Result<Option<StateDir>, StateDirErr
              history are in memory only and would be lost with the agent",
             STATE_TIMEOUT.as_secs()
         );
+        return Ok((Some(state), (config, GoodAnswers::new())));
     }
-    Ok(Some(state))
+    let loaded = match sources {
+        Some(sources) => discovered_targets::load(config, sources, &state, STATE_TIMEOUT).await,
+        None => (config, GoodAnswers::new()),
+    };
+    Ok((Some(state), loaded))
 }

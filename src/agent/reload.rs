@@ -1,4 +1,5 @@
-//! Loads the configuration again on SIGHUP and when one of its files changes, and applies it if it is valid.
+//! Loads the configuration again on SIGHUP, when one of its files changes and when a source of targets gives others, and applies it
+//! if it is valid.
 //!
 //! `config` validates it; `target_set` decides what a target keeps. An invalid configuration changes nothing. Runs beside the
 //! schedule as long as the agent does.
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{
     bounded_reads::{BoundedReads, ReadError},
-    descriptors,
+    descriptors, discovered_targets,
     event_files::{EventSenders, NextSenders, secret_files},
     event_reception::event_age,
     heap::{self, GiveBack},
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     blocking, clock,
     config::{self, Config, Sources},
+    discovery::Discovery,
     follow::FileVersion,
     net::TlsPaths,
     plan::{AddressChoice, Target},
@@ -67,6 +69,8 @@ pub(super) struct Reloader {
     pub(super) senders: Option<EventSenders>,
     /// What became of their events.
     pub(super) counts: Option<EventCounts>,
+    /// The sources of targets.
+    pub(super) discovery: Discovery,
 }
 
 /// SIGHUP, caught.
@@ -82,11 +86,12 @@ pub(super) type FileStates = BTreeMap<PathBuf, Option<FileVersion>>;
 /// Why it is loaded again.
 const SIGHUP: &str = "SIGHUP";
 const CHANGE: &str = "a file has changed";
+const DISCOVERY: &str = "a source of targets has others";
 
 impl Reloader {
     /// Follows the configuration for as long as it is polled.
     pub(super) async fn follow(mut self, schedule: &Schedule<AccountWork>, context: &RunContext) {
-        let Some((sources, mut hangup)) = self.origin.take() else { return pending().await };
+        let Some((mut sources, mut hangup)) = self.origin.take() else { return pending().await };
         let mut used = std::mem::take(&mut self.seen);
         // The files of an invalid configuration are followed too: they will be corrected.
         let mut files = watched(&self.config.watched, &[]);
@@ -98,8 +103,15 @@ impl Reloader {
             let why = tokio::select! {
                 biased;
                 () = hung_up(&mut hangup) => SIGHUP,
+                () = self.discovery.changed() => DISCOVERY,
                 () = sleep(CHECK_INTERVAL) => CHANGE,
             };
+            if why == DISCOVERY {
+                // The files count as unchanged: what they hold now is loaded, and what is changed after that is another change.
+                sources.discovered = self.discovery.current();
+                files = self.reload(why, &sources, &reads, schedule, context).await;
+                continue;
+            }
             // If the files cannot be checked, they count as unchanged; a signal still counts.
             let now = versions(&checks, &files).await.unwrap_or_else(|_| last.clone());
             // A file that is still being written changes from one check to the next.
@@ -107,6 +119,7 @@ impl Reloader {
             let settled = now != used && (restless == 0 || restless >= RESTLESS);
             last.clone_from(&now);
             if why == SIGHUP || settled {
+                sources.discovered = self.discovery.current();
                 files = self.reload(why, &sources, &reads, schedule, context).await;
                 // It may name other files now. The others have the versions from before they were read.
                 used = versions(&checks, &files).await.unwrap_or_else(|_| now.clone());
@@ -223,6 +236,11 @@ impl Reloader {
             }
             known.replace(next);
             info!(senders = config.server_events.senders.len(), "the senders of server events have changed");
+        }
+        discovered_targets::log_refused(&config.refused, &self.config.refused);
+        self.discovery.follow(&config.sources, &config.dns);
+        for (source, refused) in &config.not_taken {
+            self.discovery.report_invalid(source, *refused);
         }
         let (status, metrics) = (context.status.clone(), context.metrics.clone());
         context.servers.set(&slots, &metrics);

@@ -54,7 +54,7 @@ async fn try_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     try_get(address, path).await.unwrap_or_else(|| panic!("no answer to {path}"))
 }
 

@@ -24,6 +24,7 @@ mod defects;
 mod delivery;
 mod demo;
 mod destinations;
+mod discovery;
 mod event_senders;
 mod failures;
 mod following;

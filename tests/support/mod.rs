@@ -26,5 +26,6 @@ pub mod servers;
 pub mod small_disk;
 #[cfg(target_os = "linux")]
 pub mod systemd;
+pub mod target_api;
 pub mod tunnel;
 mod wire;
