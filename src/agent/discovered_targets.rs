@@ -1,5 +1,6 @@
 //! The targets that sources gave before the last end of the agent: loaded at its start, so that it probes them at once, whether
-//! or not a source answers. Logs those that the configuration cannot have. Called by the agent's start and by `reload`.
+//! or not a source answers. Has the sources followed, and logs targets that the configuration cannot have. Called by the agent's
+//! start and by `reload`.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tracing::{info, warn};
 use crate::{
     blocking,
     config::{self, Config, Problem, Sources},
-    discovery::{self, Discovered, GoodAnswers},
+    discovery::{self, Discovered, Discovery, GoodAnswers},
     state::StateDir,
 };
 
@@ -65,9 +66,14 @@ async fn read(config: &Config, state: &StateDir, within: Duration) -> GoodAnswer
     }
 }
 
-/// Logs the targets of sources that the configuration cannot have, unless they are among those `before`.
-pub(super) fn log_refused(refused: &[Problem], before: &[Problem]) {
-    for problem in refused.iter().filter(|problem| !before.contains(problem)) {
+/// Follows the sources of a configuration that is in use now. Logs and counts the targets that it cannot have; those `before` were
+/// logged.
+pub(super) fn follow(discovery: &mut Discovery, config: &Config, before: &[Problem]) {
+    for problem in config.refused.iter().filter(|problem| !before.contains(problem)) {
         warn!("a target is not probed: {}", problem.to_string().replace("\n  help: ", "; "));
+    }
+    discovery.follow(&config.sources, &config.dns);
+    for (source, refused) in &config.not_taken {
+        discovery.report_invalid(source, *refused);
     }
 }

@@ -183,11 +183,10 @@ async fn run_until(
     log_start(&config, slots.len());
     let (metrics, exports) = (delivery.metrics(), config.otlp.traces.is_some() || config.otlp.metrics.is_some());
     let servers = wiring::start_metrics(&config, &slots, &metrics);
-    discovered_targets::log_refused(&config.refused, &[]);
     let mut discovery = Discovery::new(state.clone(), metrics.sources(), kept);
     // Without what to load again, answers could not be applied.
     if origin.is_some() {
-        discovery.follow(&config.sources, &config.dns);
+        discovered_targets::follow(&mut discovery, &config, &[]);
     }
     let _cpu = cpu::start(metrics.clone(), status.shortage.clone());
     let (store, requests, read) = wiring::latency_store(&config, state.clone());

@@ -237,11 +237,7 @@ impl Reloader {
             known.replace(next);
             info!(senders = config.server_events.senders.len(), "the senders of server events have changed");
         }
-        discovered_targets::log_refused(&config.refused, &self.config.refused);
-        self.discovery.follow(&config.sources, &config.dns);
-        for (source, refused) in &config.not_taken {
-            self.discovery.report_invalid(source, *refused);
-        }
+        discovered_targets::follow(&mut self.discovery, &config, &self.config.refused);
         let (status, metrics) = (context.status.clone(), context.metrics.clone());
         context.servers.set(&slots, &metrics);
         metrics.agent().configured(&config.hash);

@@ -1,11 +1,20 @@
 //! Targets from SRV records and from HTTP service discovery: what a source may give, what is refused, and what stays when it
 //! fails.
 
-use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use imaptrace::{
     config::{self, Sources},
-    discovery::{JudgedAnswer, SourceError, SourceId, TargetSource, ask_all},
+    discovery::{
+        Discovered, DiscoveredEntry, DiscoveredTargets, GoodAnswer, GoodAnswers, JudgedAnswer, SourceError, SourceId,
+        TargetSource, ask_all,
+    },
     plan::Dns,
     telemetry::names::DiscoveryRefusal,
 };
@@ -272,7 +281,8 @@ fn what_may_not_be_probed_is_refused_by_itself_and_named_and_the_others_are_prob
         let outside = format!("localhost:{}", foreign.address.port());
         let body = format!(
             "[{{\"targets\": [\"{good}\", 7, \"{outside}\", \"imap://u:planted-9@{good}\", \"a b\", \"127.0.0.1:0\"]}}, 5, \
-             {{\"labels\": {{}}}}, {{\"targets\": \"127.0.0.1\"}}, {{\"targets\": [\"127.0.0.1:5\"], \"labels\": {{\"rack\": 7}}}}, \
+             {{\"labels\": {{}}}}, {{\"targets\": \"127.0.0.1\"}}, \
+             {{\"targets\": [\"127.0.0.1:5\"], \"labels\": {{\"rack\": 7}}}}, \
              {{\"targets\": [\"127.0.0.1:{}\"], \"labels\": {{\"__imaptrace_group__\": \"other\"}}}}, \
              {{\"targets\": [\"127.0.0.1:6\"], \"labels\": {{\"__imaptrace_name__\": \"{good}\"}}}}]",
             foreign.address.port()
@@ -335,6 +345,9 @@ fn an_unchanged_answer_is_asked_for_by_its_etag_and_keeps_the_targets() {
     assert_eq!(lines(&log, "a source gives no targets").len(), 0, "{output:?}");
 }
 
+/// What the error of an answer of another form ends with.
+const FORM: &str = "; it has to answer [{\"targets\": [\"HOST:PORT\"], \"labels\": {}}] (Prometheus http_sd)";
+
 #[tokio::test]
 async fn every_answer_that_is_none_is_an_error_that_says_what_to_do() {
     let api = TargetApi::start(|_| None).await;
@@ -360,7 +373,9 @@ async fn every_answer_that_is_none_is_an_error_that_says_what_to_do() {
         (response("204 No Content", "", ""), "it answers HTTP 204: see its server's log".to_owned()),
         (
             response("302 Found", &format!("Location: {elsewhere}/t?key=planted\r\n"), ""),
-            format!("it redirects to {elsewhere}, which is not followed since it may be another's; write that address in url"),
+            format!(
+                "it redirects to {elsewhere}, which is not followed since it may be another's; write that address in url"
+            ),
         ),
         (
             response("302 Found", "Location: /again\r\n", ""),
@@ -368,13 +383,8 @@ async fn every_answer_that_is_none_is_an_error_that_says_what_to_do() {
         ),
         (large, "its answer is larger than 16MiB; share the targets out over several URLs".to_owned()),
         (growing, "its answer is larger than 16MiB; share the targets out over several URLs".to_owned()),
-        (json("{}"), "it is not a JSON list; it has to answer [{\"targets\": [\"HOST:PORT\"], \"labels\": {}}] (Prometheus http_sd)".to_owned()),
-        (
-            json("[{\"targets\": [\"a\"]}"),
-            "it is not JSON: EOF while parsing a list, line 1, column 19; it has to answer [{\"targets\": [\"HOST:PORT\"], \
-             \"labels\": {}}] (Prometheus http_sd)"
-                .to_owned(),
-        ),
+        (json("{}"), format!("it is not a JSON list{FORM}")),
+        (json("[{\"targets\": [\"a\"]}"), format!("it is not JSON: EOF while parsing a list, line 1, column 19{FORM}")),
         (
             json("[]"),
             "its answer has no target that may be probed; if that is meant, set shrink = true in its group".to_owned(),
@@ -541,6 +551,37 @@ async fn check_shows_what_it_would_ask_and_asks_only_with_probe() {
     assert_eq!(failed.code, Some(1), "{failed:?}");
     for output in [shown, asked, failed] {
         assert!(!output.stdout.contains("planted") && !output.stderr.contains("planted"), "{output:?}");
+    }
+}
+
+/// Only one of the two has a name that its group can make a variable of.
+#[test]
+fn a_target_that_its_groups_keys_do_not_fit_is_refused_by_itself() {
+    let text =
+        group("hosts = [\"*.example.org\"]\ntargets_from_srv = [\"example.org\"]").replace("\"PROBE\"", "\"{name}\"");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("imaptrace.toml");
+    fs::write(&file, &text).unwrap();
+    let id = sources(&text).remove(0).id;
+    let entry = |target: &str, name: Option<&str>| DiscoveredEntry {
+        targets: vec![target.to_owned()],
+        labels: name.map(|name| ("__imaptrace_name__".to_owned(), name.to_owned())).into_iter().collect(),
+    };
+    let entries =
+        vec![entry("a.example.org", None), entry("b.example.org", Some("MAIL_B")), entry("c.example.org", None)];
+    let targets = DiscoveredTargets(entries).into();
+    let good = GoodAnswers::from([(id.clone(), GoodAnswer { targets, at: SystemTime::UNIX_EPOCH })]);
+    let sources = Sources { file: Some(file), discovered: Discovered::from(&good), ..Sources::default() };
+    let config = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>(), ["MAIL_B"]);
+    assert_eq!(config.not_taken[&id], 2);
+    let refused: Vec<_> = config.refused.iter().map(ToString::to_string).collect();
+    for part in [
+        "groups[0].password.env: it is not the name of an environment variable",
+        "_imap._tcp.example.org (group fleet): a.example.org: the group's keys cannot be filled in",
+        "_imap._tcp.example.org (group fleet): c.example.org: the group's keys cannot be filled in",
+    ] {
+        assert!(refused.iter().any(|problem| problem.contains(part)), "{part} is not in {refused:?}");
     }
 }
 

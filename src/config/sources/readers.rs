@@ -47,6 +47,8 @@ pub(crate) struct TreeReader {
     suggestions: Cell<usize>,
     /// The names of all variables that are set.
     variables: HashSet<String>,
+    /// The errors noted in [`TreeReader::refusing`], while it runs.
+    refusing: Cell<Option<usize>>,
 }
 
 impl TreeReader {
@@ -68,6 +70,7 @@ impl TreeReader {
             secrets: RefCell::default(),
             suggestions: Cell::new(SUGGESTIONS),
             variables: environment.iter().map(|(name, _)| name.clone()).collect(),
+            refusing: Cell::new(None),
         }
     }
 
@@ -116,7 +119,19 @@ impl TreeReader {
         self.noted.into_inner().finish()
     }
 
-    fn note(&self, severity: Severity, key: String, problem: Problem) {
+    /// Reads a target that a source has answered: what others answer makes no configuration invalid, so an error is a refusal.
+    /// Returns whether there was one.
+    pub(crate) fn refusing(&self, read: impl FnOnce()) -> bool {
+        self.refusing.set(Some(0));
+        read();
+        self.refusing.take().is_some_and(|errors| errors > 0)
+    }
+
+    fn note(&self, mut severity: Severity, key: String, problem: Problem) {
+        if let (Severity::Error, Some(errors)) = (severity, self.refusing.get()) {
+            self.refusing.set(Some(errors + 1));
+            severity = Severity::Refused;
+        }
         self.noted.borrow_mut().push(severity, Problem { key, ..problem });
     }
 }
@@ -225,9 +240,6 @@ impl<'a> Table<'a> {
             Some(Entry::Expanded(value, name)) if what.contains(&shown(name)) => (place(Some(value)), what),
             Some(Entry::Expanded(value, name)) => (place(Some(value)), format!("{name}: {what}")),
         };
-        // What others answer makes no configuration invalid.
-        let is_discovered = severity == Severity::Error && matches!(place, Place::Discovered(_));
-        let severity = if is_discovered { Severity::Refused } else { severity };
         self.reader.note(severity, path, Problem::new(place, what, help));
     }
 }

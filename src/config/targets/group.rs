@@ -248,29 +248,46 @@ impl<'a> GroupExpansion<'a, '_> {
         for entry in &answer.0 {
             let labels = Rc::new(entry.labels.clone());
             for target in &entry.targets {
-                let place = Place::Discovered(source.id.to_string());
+                let place = || Place::Discovered(source.id.to_string());
+                let reader = self.shared.root.reader;
+                let entry = reader.entry(&options::GROUP, place(), target.clone());
                 let before = self.targets.len();
-                let listed = ListedTarget { text: target.clone(), labels: labels.clone(), place, key: target.clone() };
-                // `discovery` has checked both; a password depends on it.
-                if target.contains(['@', '/']) || !source.allows_target(target) {
-                    let entry = self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key);
-                    entry.error(
-                        "",
-                        "the group's `hosts` does not have this host",
-                        "add it if it may get the passwords",
-                    );
-                } else if self.members == expand::MOST {
-                    let entry = self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key);
-                    let what = format!("groups, files and sources have more than {} targets in all", expand::MOST);
-                    entry.error("", what, "share them out among several agents");
-                } else {
-                    self.members += 1;
-                    self.listed(Some(group), listed);
+                let is_refused = reader.refusing(|| self.discovered_target((group, source), target, &labels, place()));
+                if is_refused && self.targets.len() > before {
+                    // A key of the group cannot be filled in for it, which was noted there.
+                    let what = "the group's keys cannot be filled in for this target";
+                    reader.refusing(|| entry.error("", what, "see the problem of the key, or give it another name"));
+                    let unfit = self.targets.pop();
+                    unfit.map(|unfit| self.names.remove(&unfit.name));
                 }
                 refused += u64::from(self.targets.len() == before);
             }
         }
         refused
+    }
+
+    fn discovered_target(
+        &mut self,
+        (group, source): (&Group<'a>, &TargetSource),
+        target: &str,
+        labels: &Rc<BTreeMap<String, String>>,
+        place: Place,
+    ) {
+        let listed = ListedTarget { text: target.to_owned(), labels: labels.clone(), place, key: target.to_owned() };
+        let refuse = |listed: ListedTarget, what: String, help: &str| {
+            self.shared.root.reader.entry(&options::GROUP, listed.place, listed.key).error("", what, help);
+        };
+        // `discovery` has checked both; a password depends on it.
+        if target.contains(['@', '/']) || !source.allows_target(target) {
+            let what = "the group's `hosts` does not have this host".to_owned();
+            refuse(listed, what, "add it if it may get the passwords");
+        } else if self.members == expand::MOST {
+            let what = format!("groups, files and sources have more than {} targets in all", expand::MOST);
+            refuse(listed, what, "share them out among several agents");
+        } else {
+            self.members += 1;
+            self.listed(Some(group), listed);
+        }
     }
 
     /// A target of a file or a source, for the group in its labels, or else for `own`.
