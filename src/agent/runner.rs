@@ -9,7 +9,7 @@ use std::{
 };
 
 use imaptrace_imap::Secret;
-use imaptrace_record::{Blame, Run, RunOutcome, SkipReason};
+use imaptrace_record::{Run, RunOutcome, SkipReason};
 use tracing::{debug, error, warn};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     latency_store::LatencyStore,
     run_log::{RunLog, log_few_messages, log_outcome, log_shifts, log_shrunk, log_slow},
     run_once::{load_password, run_once},
-    server_states::ServerStates,
+    server_states::{ServerStates, is_unanswered},
     target_set::{AccountWork, FamilyHistory, families},
     waiting_runs::{WaitingRun, WaitingRuns},
 };
@@ -289,8 +289,8 @@ impl RunContext {
         drop(history);
         self.metrics.record_as(target.series_name(self.per), run, Some(account_state));
         if run.outcome != RunOutcome::Void {
-            let is_unreachable = run.error_type.is_some_and(|error| error.blame() == Blame::Network);
-            self.servers.report((target, work.alias(), family), is_unreachable, &self.metrics);
+            let is_unanswered = run.error_type.is_some_and(is_unanswered);
+            self.servers.report((target, work.alias(), family), is_unanswered, &self.metrics);
         }
         self.status.history.record(run);
     }

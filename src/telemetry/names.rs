@@ -288,7 +288,7 @@ metrics! {
     AGENT_SERVERS = "imaptrace.agent.servers", Gauge, "{server}",
         "Servers that the agent probes: each host and port is one";
     AGENT_SERVERS_UNREACHABLE = "imaptrace.agent.servers_unreachable", Gauge, "{server}",
-        "Servers for all of whose accounts the last run failed in the network";
+        "Servers from which nothing came back to the last run of each of their accounts";
     CONFIG_INFO = "imaptrace.config.info", Gauge, "",
         "1, with the hash of the configuration in use and the version of the agent";
     CONFIG_LAST_RELOAD_TIME = "imaptrace.config.last_reload.time", Gauge, "s",

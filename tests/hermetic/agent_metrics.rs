@@ -39,15 +39,21 @@ fn only(inbox: &Inbox, name: &str) -> Option<f64> {
 fn an_agent_exports_its_servers_failures_in_a_row_its_configuration_and_that_it_was_stopped() {
     let receiver = Receiver::http();
     let runtime = runtime();
-    let (_held, down) = refusing();
+    // No name server answers there.
+    let (_held, silent) = refusing();
     let server = runtime.block_on(Listener::willing());
     let base = format!(
         "labels = {{ dc = \"fra1\" }}\ncopies = 2\n[http]\nlisten = \"off\"\n[otlp]\nendpoint = \"{}\"\n\
          protocol = \"http/protobuf\"\n[metrics]\nexport_interval = \"200ms\"\n",
         receiver.url()
     ) + &target("good", server.address, "200ms", "190ms");
-    // Two targets on one server, which is down.
-    let both = target("down1", down, "200ms", "190ms") + &target("down2", down, "300ms", "190ms");
+    // Two targets on one server, whose name nobody knows, and one on a server that refuses connections: that one was reached.
+    let (_closed, refused) = refusing();
+    let down = "down.example.org:143";
+    let both = format!("[dns]\nservers = [\"{silent}\"]\n")
+        + &target("down1", down, "200ms", "190ms")
+        + &target("down2", down, "300ms", "190ms")
+        + &target("refused", refused, "300ms", "190ms");
     let mut agent = runtime.block_on(async { start(&(base.clone() + &both)) });
     receiver.wait(|inbox| {
         let failures = gauge(inbox, "imaptrace.probe.failures", "imaptrace.target.name");
@@ -59,7 +65,7 @@ fn an_agent_exports_its_servers_failures_in_a_row_its_configuration_and_that_it_
     let hash = receiver.look(|inbox| {
         let labelled = |name: &str| gauge(inbox, name, "imaptrace.label.dc");
         for (name, value) in [
-            ("imaptrace.agent.servers", 2.0),
+            ("imaptrace.agent.servers", 3.0),
             ("imaptrace.agent.servers_unreachable", 1.0),
             ("imaptrace.agent.copies", 2.0),
             ("imaptrace.agent.up", 1.0),
@@ -67,7 +73,8 @@ fn an_agent_exports_its_servers_failures_in_a_row_its_configuration_and_that_it_
             assert_eq!(labelled(name), [("fra1".to_owned(), value)].into(), "{name}");
         }
         let intervals = gauge(inbox, "imaptrace.probe.interval", "imaptrace.target.name");
-        let expected = [("down1", 0.2), ("down2", 0.3), ("good", 0.2)].map(|(name, value)| (name.to_owned(), value));
+        let expected = [("down1", 0.2), ("down2", 0.3), ("good", 0.2), ("refused", 0.3)]
+            .map(|(name, value)| (name.to_owned(), value));
         assert_eq!(intervals, expected.into());
         gauge(inbox, "imaptrace.config.info", "imaptrace.config.hash").into_keys().next().unwrap()
     });
