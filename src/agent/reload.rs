@@ -86,7 +86,7 @@ pub(super) type FileStates = BTreeMap<PathBuf, Option<FileVersion>>;
 /// Why it is loaded again.
 const SIGHUP: &str = "SIGHUP";
 const CHANGE: &str = "a file has changed";
-const DISCOVERY: &str = "a source of targets has others";
+const DISCOVERY: &str = "the answer of a source of targets has changed";
 
 impl Reloader {
     /// Follows the configuration for as long as it is polled.
@@ -97,6 +97,8 @@ impl Reloader {
         let mut files = watched(&self.config.watched, &[]);
         let mut last = used.clone();
         let mut restless = 0;
+        // A source has, and they wait for a file that is being written.
+        let mut has_other_targets = false;
         let (reads, checks) =
             (BoundedReads::new(MOST_HANGING, READ_LIMIT), BoundedReads::new(MOST_HANGING, CHECK_LIMIT));
         loop {
@@ -106,19 +108,16 @@ impl Reloader {
                 () = self.discovery.changed() => DISCOVERY,
                 () = sleep(CHECK_INTERVAL) => CHANGE,
             };
-            if why == DISCOVERY {
-                // The files count as unchanged: what they hold now is loaded, and what is changed after that is another change.
-                sources.discovered = self.discovery.current();
-                files = self.reload(why, &sources, &reads, schedule, context).await;
-                continue;
-            }
+            has_other_targets |= why == DISCOVERY;
             // If the files cannot be checked, they count as unchanged; a signal still counts.
             let now = versions(&checks, &files).await.unwrap_or_else(|_| last.clone());
             // A file that is still being written changes from one check to the next.
             restless = if now == last { 0 } else { restless + 1 };
-            let settled = now != used && (restless == 0 || restless >= RESTLESS);
+            let is_settled = restless == 0 || restless >= RESTLESS;
             last.clone_from(&now);
-            if why == SIGHUP || settled {
+            if why == SIGHUP || (is_settled && (has_other_targets || now != used)) {
+                let why = if why == CHANGE && has_other_targets { DISCOVERY } else { why };
+                has_other_targets = false;
                 sources.discovered = self.discovery.current();
                 files = self.reload(why, &sources, &reads, schedule, context).await;
                 // It may name other files now. The others have the versions from before they were read.
