@@ -16,7 +16,8 @@ mod spans;
 
 pub use live::{LiveRoot, RemoteParent};
 pub use metrics::{
-    AgentMetrics, Collection, Metrics, MetricsDetail, MetricsSettings, ProbeState, SourceReport, SourceReports, Subject,
+    AgentMetrics, Collection, MOST_SOURCES, Metrics, MetricsDetail, MetricsSettings, ProbeState, SourceReport,
+    SourceReports, Subject,
 };
 pub use resource::{ResourceSettings, resource, server_resource};
 pub use server_spans::server_spans;

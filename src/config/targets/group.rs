@@ -27,6 +27,7 @@ use crate::{
     },
     discovery::{Discovered, DiscoveredTargets, SourceId, TargetSource},
     plan::{Endpoint, Target},
+    telemetry::MOST_SOURCES,
 };
 
 /// The label with the name of a member's group.
@@ -135,7 +136,11 @@ pub(crate) fn read<'a>(
         let help = "add targets, targets_from or a source of targets, or name it in a file of targets";
         group.table.warn("", format!("the group {:?} has no target", group.name), help);
     }
-    let sources = groups.iter().flatten().flat_map(|group| group.sources.clone()).collect();
+    let sources: Vec<_> = groups.iter().flatten().flat_map(|group| group.sources.clone()).collect();
+    if sources.len() > MOST_SOURCES {
+        let what = format!("all groups together have more than {MOST_SOURCES} sources of targets");
+        shared.root.error("groups", what, "share them out among several agents");
+    }
     GroupTargets { targets: expansion.targets, sources, refused }
 }
 
@@ -257,8 +262,10 @@ impl<'a> GroupExpansion<'a, '_> {
                     // A key of the group cannot be filled in for it, which was noted there.
                     let what = "the group's keys cannot be filled in for this target";
                     reader.refusing(|| entry.error("", what, "see the problem of the key, or give it another name"));
-                    let unfit = self.targets.pop();
-                    unfit.map(|unfit| self.names.remove(&unfit.name));
+                    if let Some(unfit) = self.targets.pop() {
+                        self.accounts -= unfit.accounts.len();
+                        self.names.remove(&unfit.name);
+                    }
                 }
                 refused += u64::from(self.targets.len() == before);
             }

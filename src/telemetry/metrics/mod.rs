@@ -54,6 +54,12 @@ use super::names;
 /// Series of `imaptrace.server_events`: senders times outcomes.
 const MOST_SENDER_SERIES: usize = 4096;
 
+/// Series of a metric of the sources of targets: [`MOST_SOURCES`] times the reasons for a refusal.
+const MOST_SOURCE_SERIES: usize = 4096;
+
+/// The most sources of targets of a configuration.
+pub const MOST_SOURCES: usize = 800;
+
 /// All series; clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<SharedMetrics>);
@@ -79,8 +85,17 @@ impl Metrics {
     /// Keeps series, to be read by [`Self::collections`].
     pub fn new(settings: &MetricsSettings, resource: Resource, temporality: Temporality) -> Self {
         let config = PartitionConfig { resource, settings: settings.clone(), temporality };
-        let reader =
-            SeriesReader::new(&config, |name| (name == names::SERVER_EVENTS.name).then_some(MOST_SENDER_SERIES));
+        let of_sources = [
+            names::DISCOVERY_TARGETS,
+            names::DISCOVERY_REFUSED,
+            names::DISCOVERY_LAST_SUCCESS_TIME,
+            names::DISCOVERY_FAILING,
+        ];
+        let reader = SeriesReader::new(&config, |name| match name {
+            _ if name == names::SERVER_EVENTS.name => Some(MOST_SENDER_SERIES),
+            _ if of_sources.iter().any(|metric| metric.name == name) => Some(MOST_SOURCE_SERIES),
+            _ => None,
+        });
         let meter = reader.meter();
         Self::with(&meter, &settings.agent_labels, Some((reader, PartitionedSeries::new(config))))
     }

@@ -1,5 +1,5 @@
 //! What is known of the sources of targets, as gauges that are read at each export: the series of a source ends with it.
-//! `discovery` writes it. Called by `mod`.
+//! Makes no request: `discovery` writes the reports. Called by [`Metrics`](super::Metrics).
 
 use std::{
     collections::BTreeMap,

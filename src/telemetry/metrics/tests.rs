@@ -222,6 +222,21 @@ fn the_agents_series_have_its_labels_and_only_the_configuration_in_use() {
 }
 
 #[test]
+fn each_of_many_sources_of_targets_has_its_series() {
+    let bench = Bench::new(&MetricsSettings::default());
+    assert!(MOST_SOURCES * names::DiscoveryRefusal::ALL.len() <= MOST_SOURCE_SERIES);
+    for number in 0..MOST_SOURCES {
+        bench
+            .metrics
+            .sources()
+            .update("mail", &format!("_imaps._tcp.{number:03}.example.org"), |report| report.failing = true);
+    }
+    let failing = bench.series(names::DISCOVERY_FAILING);
+    assert_eq!(failing.len(), MOST_SOURCES);
+    assert!(failing.iter().all(|(words, _)| words.iter().all(|word| !word.contains("overflow"))));
+}
+
+#[test]
 fn events_of_many_senders_are_counted_for_each() {
     let bench = Bench::new(&MetricsSettings::default());
     for number in 0..300 {
