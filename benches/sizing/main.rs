@@ -84,7 +84,7 @@ fn measure(accounts: u32, detail: MetricsDetail, rounds: u32) -> Measured {
     let series = MetricsSettings { detail, series_limit: u64::MAX, ..MetricsSettings::default() };
     let delivery = Delivery::start(&settings, &ResourceSettings::default(), &series).unwrap();
     let metrics = delivery.metrics();
-    // 5 accounts of each server, as in the example of docs/fleet.md.
+    // Five accounts of each server.
     let mut run: Run = serde_json::from_str(include_str!("../metrics/run.json")).unwrap();
     let state = ProbeState { interval: Seconds::from(INTERVAL), failures: 0 };
     for _ in 0..rounds {

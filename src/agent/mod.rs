@@ -261,7 +261,7 @@ async fn run_until(
 
 /// Delivers what waits and saves the latency history, within the time that is left.
 async fn flush(context: &RunContext, store: &Arc<LatencyStore>, left: Duration, exports: bool) {
-    // Its last export says that it did not vanish.
+    // With `up` 0 in its last export, the rules do not count the agent as vanished.
     context.metrics.agent().up(false);
     let delivery = context.delivery().take();
     let shutdown = OptionFuture::from(delivery.map(|delivery| delivery.shutdown(left)));

@@ -17,9 +17,9 @@ pub enum SourceError {
     Declined,
     /// The name servers did not answer.
     #[error("{0}; see whether they are reachable, and [dns] servers")]
-    Resolve(#[source] ResolveCause),
+    Resolve(ResolveCause),
     /// The password or token cannot be loaded.
-    #[error("{0}")]
+    #[error(transparent)]
     Secret(#[from] SecretError),
     /// The password or token cannot be sent in a header.
     #[error("its secret holds characters that HTTP does not carry: give one of printable ASCII")]
@@ -73,7 +73,7 @@ pub enum SourceError {
     },
     /// The thread that asks cannot be started.
     #[error("the thread that asks the sources cannot be started: {0}; it is tried again at the next reload")]
-    Thread(#[source] std::io::Error),
+    Thread(std::io::Error),
 }
 
 fn hint(status: u16) -> &'static str {

@@ -36,7 +36,7 @@ pub use self::{
 };
 use crate::{plan::Dns, state::StateDir, telemetry::SourceReports};
 
-/// The sources that an agent follows. Without a source there is no thread.
+/// The sources that an agent follows. The thread starts with the first source and ends with this.
 pub struct Discovery {
     shared: Arc<SharedAnswers>,
     state: Option<StateDir>,

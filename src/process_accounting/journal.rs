@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::lines::LineSplitter;
 
 const PROGRAM: &str = "journalctl";
-/// Of Dovecot's unit alone: any user may write lines with its identifier, which is besides the `instance_name` of its configuration.
+/// Of Dovecot's unit alone: any user may write lines with its identifier, which is the `instance_name` of its configuration.
 const ARGUMENTS: &[&str] =
     &["--follow", "--lines=0", "--output=cat", "--quiet", "--no-pager", "_SYSTEMD_UNIT=dovecot.service"];
 /// Bytes that are read at once.

@@ -34,19 +34,19 @@ pub(super) struct WakeUpCoalescing {
 
 /// How fast the requests of one connection come.
 #[derive(Debug)]
-pub(super) struct ConnectionPace(Mutex<TokenBucket>);
+pub(super) struct ConnectionRate(Mutex<TokenBucket>);
 
-impl ConnectionPace {
+impl ConnectionRate {
     pub(super) fn new() -> Self {
         Self(Mutex::new(TokenBucket::new(BUSY_A_SECOND, BUSY_AT_ONCE)))
     }
 }
 
 impl WakeUpCoalescing {
-    /// A request has come over the connection with this pace.
-    pub(super) fn request(&self, pace: &ConnectionPace, now: Instant) {
+    /// A request has come over the connection with this rate.
+    pub(super) fn request(&self, rate: &ConnectionRate, now: Instant) {
         self.has_served.store(true, Ordering::Relaxed);
-        if !pace.0.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
+        if !rate.0.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
             *self.busy_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + BUSY);
         }
     }
@@ -68,11 +68,11 @@ mod tests {
         let coalescing = WakeUpCoalescing::default();
         let start = crate::clock::now();
         assert_eq!(coalescing.sleep(start), None, "nothing was served");
-        let paces: Vec<_> = (0..60).map(|_| ConnectionPace::new()).collect();
+        let rates: Vec<_> = (0..60).map(|_| ConnectionRate::new()).collect();
         for round in 0..100 {
             let now = start + Duration::from_millis(round * 20);
-            for pace in &paces {
-                coalescing.request(pace, now);
+            for rate in &rates {
+                coalescing.request(rate, now);
             }
             assert_eq!(coalescing.sleep(now), Some(SLEEP), "round {round}");
             assert_eq!(coalescing.sleep(now), None, "nothing was served since");
@@ -81,19 +81,19 @@ mod tests {
 
     #[test]
     fn a_connection_that_sends_request_after_request_is_soon_no_longer_held_up() {
-        let (coalescing, pace) = (WakeUpCoalescing::default(), ConnectionPace::new());
+        let (coalescing, rate) = (WakeUpCoalescing::default(), ConnectionRate::new());
         let mut now = crate::clock::now();
         let mut slept = Duration::ZERO;
         for _ in 0..3_000 {
             now += Duration::from_micros(100);
-            coalescing.request(&pace, now);
+            coalescing.request(&rate, now);
             let sleep = coalescing.sleep(now).unwrap_or_default();
             slept += sleep;
             now += sleep;
         }
         assert!((SLEEP * 10..SLEEP * 60).contains(&slept), "{slept:?}");
         now += BUSY;
-        coalescing.request(&ConnectionPace::new(), now);
+        coalescing.request(&ConnectionRate::new(), now);
         assert_eq!(coalescing.sleep(now), Some(SLEEP), "after it");
     }
 }

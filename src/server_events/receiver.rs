@@ -35,7 +35,7 @@ use tokio::{
 
 use super::{
     access::{AccessError, SenderCredentials, TransportSecurity},
-    coalesce::{ConnectionPace, WakeUpCoalescing},
+    coalesce::{ConnectionRate, WakeUpCoalescing},
     connections::{CONNECTIONS, Connections},
     rate::{PeerRates, TokenBucket},
     relay::EventRelay,
@@ -217,9 +217,9 @@ async fn serve(
     (is_authenticated, end): (Arc<AtomicBool>, Instant),
 ) {
     let authenticated = is_authenticated.clone();
-    let pace = ConnectionPace::new();
+    let rate = ConnectionRate::new();
     let service = service_fn(move |request: Request<Incoming>| {
-        context.coalescing.request(&pace, clock::now());
+        context.coalescing.request(&rate, clock::now());
         let (context, authenticated) = (context.clone(), authenticated.clone());
         async move { Ok::<_, Infallible>(respond(receive(request, peer, &context, &authenticated).await)) }
     });

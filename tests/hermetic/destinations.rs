@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Pa
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use imaptrace::{
     delivery::{Delivery, DeliverySettings, Protocol, Signal},
-    telemetry::{MetricsSettings, ResourceSettings},
+    telemetry::{MetricsDetail, MetricsSettings, ResourceSettings},
 };
 use imaptrace_record::{Run, SpanId, TraceId};
 use nix::sys::signal;
@@ -280,7 +280,8 @@ fn a_full_batch_of_traces_and_the_metrics_of_1000_targets_are_below_every_limit_
         metrics: Some(to("/v1/metrics")),
         ..DeliverySettings::default()
     };
-    let delivery = Delivery::start(&settings, &ResourceSettings::default(), &MetricsSettings::default()).unwrap();
+    let everything = MetricsSettings { detail: MetricsDetail::Full, ..MetricsSettings::default() };
+    let delivery = Delivery::start(&settings, &ResourceSettings::default(), &everything).unwrap();
     for number in 0..1000 {
         let run = a_run(&format!("mail{number:04}.example.org"), number);
         delivery.metrics().record(&run);

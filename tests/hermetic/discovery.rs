@@ -32,7 +32,7 @@ use crate::{
         names::{NXDOMAIN, NameServer, Question, truncated},
         otlp::{Inbox, Receiver, attribute},
         papers::{Authority, Front, parameters},
-        program::{Program, free_port},
+        program::{Program, free_port, wait_until},
         target_api::{TargetApi, json, response},
     },
 };
@@ -104,7 +104,10 @@ fn targets_of_a_source_are_probed_with_their_groups_login_and_a_vanished_one_end
     let mut agent = agent;
     runtime.block_on(async {
         let line = agent.stderr_line("configuration reloaded").await;
-        assert!(line.contains("\"added\":2") && line.contains("a source of targets has others"), "{line}");
+        assert!(
+            line.contains("\"added\":2") && line.contains("the answer of a source of targets has changed"),
+            "{line}"
+        );
         stays.wait_for_command("LOGOUT", 1).await;
         let before = stuck.count("LIST");
         stuck.wait_for_command("LIST", before + 1).await;
@@ -196,9 +199,7 @@ fn the_kept_answer_is_probed_at_a_start_while_the_source_is_away() {
         agent.stderr_line("configuration reloaded").await;
         server.wait_for_command("LOGOUT", 1).await;
         let file = state.path().join("discovered.json");
-        while fs::read_to_string(&file).is_err() {
-            tokio::task::yield_now().await;
-        }
+        tokio::task::block_in_place(|| wait_until("the answer is kept", || fs::read_to_string(&file).ok()));
         stop(agent, Signal::SIGTERM).await;
         let kept = fs::read_to_string(&file).unwrap();
         assert!(kept.starts_with("{\"version\":1,") && kept.contains("\"rack\":\"a1\""), "{kept}");

@@ -180,8 +180,9 @@ fn a_server_with_eight_accounts_an_agents_network_and_a_slow_volume_are_one_noti
     assert_eq!(slow[0]["alerts"].as_array().unwrap().len(), 2, "{seen:?}");
     assert_eq!(slow[0]["commonLabels"]["imaptrace_label_volume"], "vol3");
     // The count of one is worth something, since both of its steps are alerts of their own, which are not notified.
-    let inhibited = alertmanager.inhibited();
-    assert_eq!(inhibited.get("ImaptraceStepSlow"), Some(&4), "{inhibited:?}");
+    wait_until("four slow steps are inhibited", || {
+        (alertmanager.inhibited().get("ImaptraceStepSlow") == Some(&4)).then_some(())
+    });
 }
 
 /// A target's label comes by `labels` in `[metrics]`, an agent's by `labels` in `[agent]`.

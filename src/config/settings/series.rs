@@ -10,7 +10,10 @@ use imaptrace_record::JourneyName;
 use crate::{
     config::Config,
     plan::{AddressChoice, Host, Security, Target},
-    telemetry::{MetricsDetail, MetricsSettings, names::DiscoveryRefusal},
+    telemetry::{
+        MetricsDetail, MetricsSettings,
+        names::{self, DiscoveryRefusal},
+    },
 };
 
 /// Commands that every run sends once: CAPABILITY, ID, LOGIN or AUTHENTICATE, NAMESPACE, LIST, SELECT or EXAMINE,
@@ -33,7 +36,7 @@ const SKIP_REASONS: u64 = 4;
 const CAUSES: u64 = 3;
 
 /// Samples of a histogram with the fixed bounds: 16 buckets, the one without a bound, sum and count.
-pub const EXPLICIT_SAMPLES: u64 = 16 + 3;
+pub const EXPLICIT_SAMPLES: u64 = names::BUCKETS.len() as u64 + SAMPLES_WITHOUT_BUCKETS;
 /// Samples of one without bounds, and of an exponential one as text: the bucket without a bound, sum and count. With native
 /// histograms an exponential one is one sample.
 pub const SAMPLES_WITHOUT_BUCKETS: u64 = 3;
