@@ -17,12 +17,22 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::source::{SourceId, TargetSource};
-use crate::{net::ServiceAnswer, plan::Host, telemetry::names::DiscoveryRefusal};
+use crate::{
+    net::ServiceAnswer,
+    plan::{Host, is_label},
+    telemetry::names::DiscoveryRefusal,
+};
 
 /// The most targets that are taken of a source: as many as a configuration may have.
 const MOST_TARGETS: usize = 100_000;
-/// The labels of an answer in bytes, counted for each target.
+/// The labels of an answer in bytes, counted for each target, which gets a copy of them.
 const MOST_LABELS: usize = 64 << 20;
+/// What a label takes in memory beside its text.
+const LABEL_BYTES: usize = 100;
+/// The most labels of an entry.
+const MOST_OF_ENTRY: usize = 64;
+/// The label that names the group of a target.
+const GROUP: &str = "__imaptrace_group__";
 /// The refused targets that are named; all are counted.
 const NAMED: usize = 10;
 
@@ -43,6 +53,12 @@ impl DiscoveredTargets {
     /// The number of targets.
     pub fn count(&self) -> usize {
         self.0.iter().map(|entry| entry.targets.len()).sum()
+    }
+
+    /// The number of servers: a target that stands in several entries is one, in whatever case it is written.
+    pub(super) fn servers(&self) -> usize {
+        let targets = self.0.iter().flat_map(|entry| &entry.targets);
+        targets.map(|target| target.to_ascii_lowercase()).collect::<BTreeSet<_>>().len()
     }
 
     /// Without those whose hosts the source does not allow, as it is configured now.
@@ -199,7 +215,13 @@ impl<'a> Judge<'a> {
         Self { source, answer: JudgedAnswer::default(), count: 0, labels: 0 }
     }
 
-    fn done(self) -> JudgedAnswer {
+    /// In an order that does not depend on that of the answer: the same targets in another order are no change.
+    fn done(mut self) -> JudgedAnswer {
+        let entries = &mut self.answer.targets.0;
+        for entry in entries.iter_mut() {
+            entry.targets.sort_unstable();
+        }
+        entries.sort_by(|one, other| (&one.targets, &one.labels).cmp(&(&other.targets, &other.labels)));
         self.answer
     }
 
@@ -219,7 +241,7 @@ impl<'a> Judge<'a> {
         targets: impl Iterator<Item = (impl fmt::Display, String)>,
         labels: &BTreeMap<String, String>,
     ) -> Vec<String> {
-        let size: usize = labels.iter().map(|(label, value)| label.len() + value.len()).sum();
+        let size: usize = labels.iter().map(|(label, value)| label.len() + value.len() + LABEL_BYTES).sum();
         let mut fit = Vec::new();
         for (place, target) in targets {
             match check(self.source, &target) {
@@ -288,9 +310,29 @@ impl<'a> Judge<'a> {
             let place = format!("{place}.{}", shown(&key));
             return self.refuse(DiscoveryRefusal::Type, targets.len(), || format!("{place}: {what}; quote it"));
         }
+        if let Some((label, what)) = unfit_labels(self.source, &labels) {
+            let place = format!("{place}.labels.{}", shown(&label));
+            return self.refuse(DiscoveryRefusal::Invalid, targets.len(), || format!("{place}: {what}"));
+        }
         let fit = self.targets(targets.into_iter(), &labels);
         self.add(fit, labels);
     }
+}
+
+/// A label for which the configuration would refuse the targets of an entry, and why. They are refused here already, so that they do
+/// not count when an answer is compared with the one before.
+fn unfit_labels(source: &TargetSource, labels: &BTreeMap<String, String>) -> Option<(String, &'static str)> {
+    if labels.len() > MOST_OF_ENTRY {
+        return labels.keys().next_back().map(|label| (label.clone(), "an entry has at most 64 labels"));
+    }
+    let unfit = labels.iter().find_map(|(label, value)| {
+        if label == GROUP && *value != source.id.group {
+            return Some((label, "the targets of a source are of its group"));
+        }
+        let is_unfit = !label.starts_with("__") && !is_label(label);
+        is_unfit.then_some((label, "a label's key is made of letters, digits, `_`, `-` and `.`"))
+    });
+    unfit.map(|(label, what)| (label.clone(), what))
 }
 
 /// Whether a target may be probed, or why not.
@@ -308,9 +350,13 @@ fn check(source: &TargetSource, target: &str) -> Result<(), (DiscoveryRefusal, S
     ))
 }
 
-/// Text of an answer, quoted, escaped and cut short. Of a URL with a login nothing is shown.
+/// Text of an answer, quoted, escaped and cut short. Nothing is shown of what could be a login: what stands behind a colon and is no
+/// port, unless it is an IPv6 address.
 fn shown(text: &str) -> String {
-    if text.contains('@') {
+    let has_password = text
+        .split_once(':')
+        .is_some_and(|(_, behind)| !behind.bytes().all(|byte| byte.is_ascii_hexdigit() || b":].".contains(&byte)));
+    if text.contains('@') || has_password {
         return "(not shown: it may hold a password)".to_owned();
     }
     let cut: String = text.chars().take(80).collect();
@@ -389,5 +435,27 @@ mod tests {
         let narrow = TargetSource { hosts: vec![Glob::new("*.a.test")], ..source() };
         let left = answer.targets.allowed_by(&narrow);
         assert_eq!(left.0, [DiscoveredEntry { targets: vec!["b.a.test:1".to_owned()], labels: BTreeMap::new() }]);
+    }
+
+    #[test]
+    fn what_the_configuration_would_refuse_and_what_stands_twice_does_not_count() {
+        let source = TargetSource { hosts: vec![Glob::new("*.example.org")], ..source() };
+        let read = |text: &str| of_http_sd(&source, text).unwrap();
+        let twice = read(r#"[{"targets": ["a.example.org", "b.example.org"]}, {"targets": ["A.example.org"]}]"#);
+        assert_eq!((twice.targets.count(), twice.targets.servers()), (3, 2));
+        let other_order = read(r#"[{"targets": ["A.example.org"]}, {"targets": ["b.example.org", "a.example.org"]}]"#);
+        assert_eq!(twice.targets, other_order.targets);
+        for labels in [r#"{"rack/no": "1"}"#, r#"{"__imaptrace_group__": "another"}"#] {
+            let refused = read(&format!(r#"[{{"targets": ["a.example.org", "b.example.org"], "labels": {labels}}}]"#));
+            assert_eq!(refused.targets.servers(), 0, "{labels}");
+            assert_eq!(refused.refused.counts.get(&DiscoveryRefusal::Invalid), Some(&2), "{labels}");
+        }
+        let many: Vec<_> = (0..65).map(|number| format!("\"l{number}\": \"x\"")).collect();
+        let refused = read(&format!(r#"[{{"targets": ["a.example.org"], "labels": {{{}}}}}]"#, many.join(", ")));
+        assert_eq!(refused.targets.servers(), 0);
+        for target in ["user:secret", "user:secret@a.example.org"] {
+            let refused = read(&format!(r#"[{{"targets": ["{target}"]}}]"#)).refused;
+            assert!(!refused.named.join("").contains("secret"), "{refused:?}");
+        }
     }
 }

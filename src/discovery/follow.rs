@@ -248,7 +248,7 @@ impl AskedSource {
             (SourceAnswer::Unchanged, None) => return Err(SourceError::Status(304)),
             (SourceAnswer::Targets(judged, etag), good) => {
                 self.note_refused(judged.refused);
-                let (new, last) = (judged.targets.count(), good.as_ref().map(|good| good.count()));
+                let (new, last) = (judged.targets.servers(), good.as_ref().map(|good| good.servers()));
                 check_shrink(&self.source, new, last)?;
                 let targets = good.filter(|good| **good == judged.targets);
                 self.shared.take(&self.source.id, &targets.unwrap_or_else(|| judged.targets.into()));
@@ -328,7 +328,7 @@ pub async fn ask_all(sources: &[TargetSource], dns: &Dns) -> BTreeMap<SourceId, 
     for source in sources {
         let answer = ask(source, &resolver, None).await.and_then(|answer| match answer {
             SourceAnswer::Unchanged => Err(SourceError::Status(304)),
-            SourceAnswer::Targets(judged, _) => check_shrink(source, judged.targets.count(), None).map(|()| judged),
+            SourceAnswer::Targets(judged, _) => check_shrink(source, judged.targets.servers(), None).map(|()| judged),
         });
         answers.insert(source.id.clone(), answer);
     }

@@ -32,7 +32,7 @@ pub use self::{
     error::SourceError,
     follow::ask_all,
     kept::{GoodAnswer, GoodAnswers, read_kept},
-    source::{HttpCredentials, HttpSource, SourceId, SourceKind, TargetSource},
+    source::{HttpCredentials, HttpSource, SourceId, SourceKind, TargetSource, is_every_host, last_label},
 };
 use crate::{plan::Dns, state::StateDir, telemetry::SourceReports};
 

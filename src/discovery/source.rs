@@ -42,15 +42,29 @@ pub struct TargetSource {
 impl TargetSource {
     /// Whether `hosts` has this host.
     pub fn allows(&self, host: &Host) -> bool {
+        // Whoever has a domain can give a name any first labels: of `192.0.2.*` only addresses are meant.
+        let is_name = matches!(host, Host::Name(_));
         let host = host.to_string().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
-        self.hosts.iter().any(|glob| glob.matches(host))
+        let may_match =
+            |glob: &Glob| !is_name || is_every_host(glob.as_str()) || !last_label(glob.as_str()).contains('*');
+        self.hosts.iter().any(|glob| may_match(glob) && glob.matches(host))
     }
 
     /// Whether HOST or HOST:PORT is a host of `hosts`.
     pub fn allows_target(&self, target: &str) -> bool {
         Host::with_port(target).is_ok_and(|(host, _)| self.allows(&host))
     }
+}
+
+/// Whether a pattern of `hosts` is every host.
+pub fn is_every_host(pattern: &str) -> bool {
+    !pattern.is_empty() && pattern.trim_matches(['*', '.']).is_empty()
+}
+
+/// What stands behind the last dot of a pattern.
+pub fn last_label(pattern: &str) -> &str {
+    pattern.rsplit('.').next().unwrap_or_default()
 }
 
 /// What is asked.
@@ -108,5 +122,10 @@ mod tests {
         for target in ["example.org", "a.example.org.evil.test", "evil.test", "192.0.2.8", "a b.example.org", ""] {
             assert!(!source.allows_target(target), "{target}");
         }
+        let net = TargetSource { hosts: vec![Glob::new("192.0.2.*")], ..source.clone() };
+        assert!(net.allows_target("192.0.2.8:143"));
+        assert!(!net.allows_target("192.0.2.evil.test:143"), "a name is no address");
+        let all = TargetSource { hosts: vec![Glob::new("*")], ..source };
+        assert!(all.allows_target("evil.test"), "as it is written");
     }
 }

@@ -23,4 +23,6 @@ pub use maintenance::{Glob, Hours, Maintenance, Scope};
 pub use network::{Network, NetworkError};
 pub use run_limits::RunLimits;
 pub use shard::{Shard, ordinal_of, shard_of};
-pub use target::{Account, AccountOptions, Dns, NameResolver, SeriesPer, Target, Timing, TlsOptions, UserName};
+pub use target::{
+    Account, AccountOptions, Dns, NameResolver, SeriesPer, Target, Timing, TlsOptions, UserName, is_label,
+};

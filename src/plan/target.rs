@@ -86,6 +86,12 @@ impl Target {
     }
 }
 
+/// Whether a text may be the key of a label: letters, digits, `_`, `-` and `.`.
+pub fn is_label(key: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    !key.is_empty() && key.bytes().all(plain)
+}
+
 /// The subject of a metric's series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeriesPer {

@@ -294,7 +294,7 @@ fn what_may_not_be_probed_is_refused_by_itself_and_named_and_the_others_are_prob
         let mut agent = start(&(otlp(&receiver.url(), "http/protobuf") + &group(&http(&api)) + other));
         let line = agent.stderr_line("names some that are not probed").await;
         for part in [
-            "\"count\":9",
+            "\"count\":10",
             "[0].targets[1]: expected text, in quotes",
             "[0].targets[2]: \\\"localhost:",
             "`hosts` does not have this host",
@@ -304,11 +304,10 @@ fn what_may_not_be_probed_is_refused_by_itself_and_named_and_the_others_are_prob
             "[1]: expected a table with targets and labels",
             "[2]: it has no targets",
             "[3].targets: expected a list of texts",
+            "[5].labels.\\\"__imaptrace_group__\\\": the targets of a source are of its group",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
-        let line = agent.stderr_line("a target is not probed").await;
-        assert!(line.contains("does not have this source"), "{line}");
         let line = agent.stderr_line("a target is not probed").await;
         assert!(line.contains("is the name of"), "{line}");
         let line = agent.stderr_line("configuration reloaded").await;

@@ -18,7 +18,7 @@ use crate::{
             consistency::{check_own_pair, check_times},
             expand,
             file_sd::{self, ListedTarget},
-            labels::{NO_LABEL, is_label},
+            labels::NO_LABEL,
             options::{self, GROUPS, Needs, Options},
             target::{self, SharedSettings},
             target_sources,
@@ -26,7 +26,7 @@ use crate::{
         },
     },
     discovery::{Discovered, DiscoveredTargets, SourceId, TargetSource},
-    plan::{Endpoint, Target},
+    plan::{Endpoint, Target, is_label},
     telemetry::MOST_SOURCES,
 };
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::expand::{Placeholders, filled};
-use crate::config::sources::readers::{Field, Table};
+use crate::{
+    config::sources::readers::{Field, Table},
+    plan::is_label,
+};
 
 /// Keys of a target that are rarely the name of a label.
 const OWN_KEYS: &[&str] = &[
@@ -53,10 +56,4 @@ pub(crate) fn check_prometheus_labels<'a>(field: &Field<'_>, keys: impl Iterator
             field.error(what, "rename one of them");
         }
     }
-}
-
-/// Whether a text may be the key of a label.
-pub(crate) fn is_label(key: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    !key.is_empty() && key.bytes().all(plain)
 }

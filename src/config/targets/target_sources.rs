@@ -15,7 +15,7 @@ use crate::{
         },
         targets::{account, url},
     },
-    discovery::{HttpCredentials, HttpSource, SourceId, SourceKind, TargetSource},
+    discovery::{HttpCredentials, HttpSource, SourceId, SourceKind, TargetSource, is_every_host, last_label},
     plan::{Glob, Host, Security},
 };
 
@@ -85,8 +85,12 @@ fn read_hosts(field: &Field<'_>) -> Vec<Glob> {
     for (word, text) in &words {
         if text.contains(['/', ':', ' ']) && text.parse::<std::net::Ipv6Addr>().is_err() {
             word.error("it is more than a host", "write a host without scheme and port, such as \"*.example.org\"");
-        } else if text.trim_matches('*').is_empty() {
+        } else if is_every_host(text) {
             word.warn("it is every host: whoever answers chooses who gets the passwords", HELP);
+        } else if last_label(text.trim_end_matches('.')).contains('*')
+            && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        {
+            word.error("its last label has a `*`, so the names of any domain could fit", HELP);
         } else if text.starts_with('*') && !text.starts_with("*.") {
             let help = format!("write \"*.{}\"", text.trim_start_matches('*'));
             word.warn("it fits the names of other domains, too", help);

@@ -82,14 +82,11 @@ impl SourceInstruments {
         let (all, own) = (reports.clone(), labels.clone());
         let refused = counts(names::DISCOVERY_REFUSED).with_callback(move |observer| {
             all.each(&own, |report, source| {
-                let invalid = (DiscoveryRefusal::Invalid, report.invalid);
-                for (refusal, count) in
-                    report.refused.iter().map(|(refusal, count)| (*refusal, *count)).chain([invalid])
-                {
-                    if count > 0 {
-                        let refusal = KeyValue::new(names::DISCOVERY_REFUSAL, refusal.as_str());
-                        observer.observe(count, &[source, &[refusal]].concat());
-                    }
+                let mut counts = report.refused.clone();
+                *counts.entry(DiscoveryRefusal::Invalid).or_default() += report.invalid;
+                for (refusal, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+                    let refusal = KeyValue::new(names::DISCOVERY_REFUSAL, refusal.as_str());
+                    observer.observe(count, &[source, &[refusal]].concat());
                 }
             });
         });
