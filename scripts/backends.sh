@@ -106,7 +106,7 @@ build_prometheus() {
 }
 
 # Debian's build reads its default templates from a directory of the system. A path of the same length in its place means the
-# directory in which it is started: whoever starts it puts alertmanager-templates/* there.
+# directory in which it is started: what starts it puts alertmanager-templates/* there.
 build_alertmanager() {
   local from=/usr/share/prometheus/alertmanager here
   unpack prometheus-alertmanager

@@ -1,6 +1,6 @@
 //! The targets that sources gave before the last end of the agent: loaded at its start, so that it probes them at once, whether
-//! or not a source answers. Has the sources followed, and logs targets that the configuration cannot have. Called by the agent's
-//! start and by `reload`.
+//! or not a source answers. Starts to follow the sources, and logs targets that the configuration refuses. Asks no source itself.
+//! Called by the agent's start and by `reload`.
 
 use std::time::Duration;
 
@@ -40,7 +40,9 @@ pub(super) async fn load(
             for problem in &problems.errors {
                 warn!("{}", problem.to_string().replace("\n  help: ", "; "));
             }
-            warn!("the targets that sources gave before cannot be probed with this configuration: they are asked anew");
+            warn!(
+                "the targets that sources gave before cannot be probed with this configuration: the sources are asked again"
+            );
             (config, GoodAnswers::new())
         }
         Err(_) => (config, GoodAnswers::new()),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     agent, blocking, clock,
     config::{self, Config, Place, Problem, Problems, Sources},
-    discovery::{self, JudgedAnswer},
+    discovery::{self, CheckedAnswer},
     net::{TlsContext, TlsContextError, TlsFileFault, check_server_pair},
     state::StateDir,
 };
@@ -92,7 +92,7 @@ pub(super) async fn ask_sources(path: &Path, format: CheckFormat, output: &mut O
     let mut all = true;
     for (source, answer) in discovery::ask_all(&config.sources, &config.dns).await {
         match answer {
-            Ok(JudgedAnswer { targets, refused }) => {
+            Ok(CheckedAnswer { targets, refused }) => {
                 if format == CheckFormat::Text {
                     output.print(&escape(&format!("{source}: {} targets", targets.count())));
                     output.print("\n");

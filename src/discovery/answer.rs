@@ -113,7 +113,7 @@ impl RefusedTargets {
 
 /// An answer, and what was refused of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct JudgedAnswer {
+pub struct CheckedAnswer {
     /// The targets that may be probed.
     pub targets: DiscoveredTargets,
     /// The others.
@@ -121,29 +121,29 @@ pub struct JudgedAnswer {
 }
 
 /// Reads the hosts of a service.
-pub(super) fn of_services(source: &TargetSource, answer: &ServiceAnswer) -> JudgedAnswer {
-    let mut judge = Judge::new(source);
+pub(super) fn of_services(source: &TargetSource, answer: &ServiceAnswer) -> CheckedAnswer {
+    let mut parser = AnswerParser::new(source);
     let targets = answer.hosts.iter().map(|service| {
         // A record is text of the domain's owner, and its host may be none.
         let host = Host::parse(&service.host).map_or_else(|_| service.host.clone(), |host| host.bracketed());
         format!("{host}:{}", service.port)
     });
     let targets: Vec<_> = targets.collect();
-    let entry = judge.targets(targets.iter().map(|target| (target.as_str(), target.clone())), &BTreeMap::new());
-    judge.add(entry, BTreeMap::new());
-    judge.done()
+    let entry = parser.targets(targets.iter().map(|target| (target.as_str(), target.clone())), &BTreeMap::new());
+    parser.add(entry, BTreeMap::new());
+    parser.done()
 }
 
 /// Reads a list of `{ "targets": ["HOST:PORT"], "labels": { "KEY": "VALUE" } }`. Other keys of an entry are ignored, as
 /// Prometheus does. An error is about the answer as a whole, and holds no text of it.
-pub(super) fn of_http_sd(source: &TargetSource, text: &str) -> Result<JudgedAnswer, String> {
+pub(super) fn of_http_sd(source: &TargetSource, text: &str) -> Result<CheckedAnswer, String> {
     if !text.trim_start().starts_with('[') {
         return Err("it is not a JSON list".to_owned());
     }
-    let mut judge = Judge::new(source);
+    let mut parser = AnswerParser::new(source);
     let mut index = 0;
     each(text, |raw| {
-        judge.http_entry(raw, &format!("[{index}]"));
+        parser.http_entry(raw, &format!("[{index}]"));
         index += 1;
     })
     .map_err(|error| {
@@ -151,7 +151,7 @@ pub(super) fn of_http_sd(source: &TargetSource, text: &str) -> Result<JudgedAnsw
         let what = details.split_once(" at line ").map_or(details.as_str(), |(what, _)| what);
         format!("it is not JSON: {what}, line {}, column {}", error.line(), error.column())
     })?;
-    Ok(judge.done())
+    Ok(parser.done())
 }
 
 /// Calls `take` for each element of a list. Keeps none of them: an answer of millions of elements takes no more memory than its
@@ -202,21 +202,21 @@ fn each_pair<'a>(text: &'a str, take: impl FnMut(String, &'a RawValue)) -> Resul
 }
 
 /// Collects the targets of an answer.
-struct Judge<'a> {
+struct AnswerParser<'a> {
     source: &'a TargetSource,
-    answer: JudgedAnswer,
+    answer: CheckedAnswer,
     count: usize,
     /// The labels so far in bytes, counted for each target.
     labels: usize,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> AnswerParser<'a> {
     fn new(source: &'a TargetSource) -> Self {
-        Self { source, answer: JudgedAnswer::default(), count: 0, labels: 0 }
+        Self { source, answer: CheckedAnswer::default(), count: 0, labels: 0 }
     }
 
     /// In an order that does not depend on that of the answer: the same targets in another order are no change.
-    fn done(mut self) -> JudgedAnswer {
+    fn done(mut self) -> CheckedAnswer {
         let entries = &mut self.answer.targets.0;
         for entry in entries.iter_mut() {
             entry.targets.sort_unstable();
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    fn counts(answer: &JudgedAnswer) -> (usize, Vec<(DiscoveryRefusal, u64)>) {
+    fn counts(answer: &CheckedAnswer) -> (usize, Vec<(DiscoveryRefusal, u64)>) {
         (answer.targets.count(), answer.refused.counts.iter().map(|(refusal, count)| (*refusal, *count)).collect())
     }
 

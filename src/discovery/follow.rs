@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    answer::{self, Discovered, DiscoveredTargets, JudgedAnswer, RefusedTargets},
+    answer::{self, CheckedAnswer, Discovered, DiscoveredTargets, RefusedTargets},
     error::SourceError,
     http::{self, HttpAnswer},
     kept::{self, GoodAnswer, GoodAnswers},
@@ -41,7 +41,7 @@ const JITTER: f64 = 0.1;
 
 /// What is asked.
 #[derive(Clone, Default)]
-pub(super) struct Wanted {
+pub(super) struct FollowedSources {
     pub(super) sources: Arc<[TargetSource]>,
     pub(super) dns: Dns,
 }
@@ -118,7 +118,11 @@ impl SharedAnswers {
 }
 
 /// Follows the sources that are wanted, for as long as it is polled.
-pub(super) async fn follow(mut wanted: watch::Receiver<Wanted>, shared: Arc<SharedAnswers>, state: Option<StateDir>) {
+pub(super) async fn follow(
+    mut wanted: watch::Receiver<FollowedSources>,
+    shared: Arc<SharedAnswers>,
+    state: Option<StateDir>,
+) {
     let mut tasks: HashMap<SourceId, (TargetSource, AbortHandle)> = HashMap::new();
     let mut dns = None;
     let mut resolver = Arc::new(Resolver::new(Dns::default()));
@@ -163,7 +167,7 @@ pub(super) async fn follow(mut wanted: watch::Receiver<Wanted>, shared: Arc<Shar
 }
 
 /// Saves good answers when they change.
-async fn save_changes(shared: Arc<SharedAnswers>, wanted: watch::Receiver<Wanted>, state: StateDir) {
+async fn save_changes(shared: Arc<SharedAnswers>, wanted: watch::Receiver<FollowedSources>, state: StateDir) {
     let mut is_failing = false;
     loop {
         shared.unsaved.notified().await;
@@ -199,7 +203,7 @@ struct AskedSource {
 
 /// What a source answered.
 enum SourceAnswer {
-    Targets(JudgedAnswer, Option<HeaderValue>),
+    Targets(CheckedAnswer, Option<HeaderValue>),
     Unchanged,
 }
 
@@ -228,7 +232,7 @@ impl AskedSource {
             let _place = self.shared.places.acquire().await;
             ask(&self.source, &self.resolver, self.etag.as_ref()).await
         };
-        let outcome = answer.and_then(|answer| self.judge(answer));
+        let outcome = answer.and_then(|answer| self.take_or_fail(answer));
         match outcome {
             Ok(()) => {
                 if self.failure.take().is_some() {
@@ -240,18 +244,18 @@ impl AskedSource {
     }
 
     /// Takes an answer, or says why it is not taken.
-    fn judge(&mut self, answer: SourceAnswer) -> Result<(), SourceError> {
+    fn take_or_fail(&mut self, answer: SourceAnswer) -> Result<(), SourceError> {
         let id = &self.source.id;
         let good = self.shared.good().get(id).map(|good| good.targets.clone());
         match (answer, good) {
             (SourceAnswer::Unchanged, Some(good)) => self.shared.take(id, &good),
             (SourceAnswer::Unchanged, None) => return Err(SourceError::Status(304)),
-            (SourceAnswer::Targets(judged, etag), good) => {
-                self.note_refused(judged.refused);
-                let (new, last) = (judged.targets.servers(), good.as_ref().map(|good| good.servers()));
+            (SourceAnswer::Targets(checked, etag), good) => {
+                self.note_refused(checked.refused);
+                let (new, last) = (checked.targets.servers(), good.as_ref().map(|good| good.servers()));
                 check_shrink(&self.source, new, last)?;
-                let targets = good.filter(|good| **good == judged.targets);
-                self.shared.take(&self.source.id, &targets.unwrap_or_else(|| judged.targets.into()));
+                let targets = good.filter(|good| **good == checked.targets);
+                self.shared.take(&self.source.id, &targets.unwrap_or_else(|| checked.targets.into()));
                 self.etag = etag;
             }
         }
@@ -314,21 +318,23 @@ async fn ask(
             HttpAnswer::NotModified => Ok(SourceAnswer::Unchanged),
             HttpAnswer::Body(body, etag) => {
                 let text = String::from_utf8(body).map_err(|_| SourceError::Malformed("it is not UTF-8".to_owned()))?;
-                let judged = answer::of_http_sd(source, &text).map_err(SourceError::Malformed)?;
-                Ok(SourceAnswer::Targets(judged, etag))
+                let checked = answer::of_http_sd(source, &text).map_err(SourceError::Malformed)?;
+                Ok(SourceAnswer::Targets(checked, etag))
             }
         },
     }
 }
 
 /// Asks each source once, for `check --probe`.
-pub async fn ask_all(sources: &[TargetSource], dns: &Dns) -> BTreeMap<SourceId, Result<JudgedAnswer, SourceError>> {
+pub async fn ask_all(sources: &[TargetSource], dns: &Dns) -> BTreeMap<SourceId, Result<CheckedAnswer, SourceError>> {
     let resolver = Resolver::new(dns.clone());
     let mut answers = BTreeMap::new();
     for source in sources {
         let answer = ask(source, &resolver, None).await.and_then(|answer| match answer {
             SourceAnswer::Unchanged => Err(SourceError::Status(304)),
-            SourceAnswer::Targets(judged, _) => check_shrink(source, judged.targets.servers(), None).map(|()| judged),
+            SourceAnswer::Targets(checked, _) => {
+                check_shrink(source, checked.targets.servers(), None).map(|()| checked)
+            }
         });
         answers.insert(source.id.clone(), answer);
     }

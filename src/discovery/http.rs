@@ -1,8 +1,8 @@
 //! One request to a URL of targets: credentials, roots, size, deadline, redirects. Called by `follow`.
 //!
-//! The client is made anew for each request, so that a renewed secret or root applies at once, and no connection is kept between
+//! A new client is built for each request, so that a renewed secret or root applies at once, and no connection is kept between
 //! two questions a minute apart. It uses no proxy, decodes no compression, and follows a redirect to the same scheme, host and
-//! port alone: another host would get the credentials, or be one that nobody named.
+//! port alone: another host would get the credentials, and the configuration does not name it.
 
 use std::{error::Error as StdError, time::Duration};
 

@@ -47,13 +47,13 @@ impl From<&GoodAnswers> for Discovered {
 }
 
 #[derive(Serialize, Deserialize)]
-struct AnswersFile {
+struct KeptAnswersFile {
     version: u32,
-    sources: Vec<SourceAnswers>,
+    sources: Vec<KeptAnswer>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct SourceAnswers {
+struct KeptAnswer {
     group: String,
     source: String,
     /// Seconds since 1970.
@@ -77,7 +77,7 @@ fn read(directory: &Directory) -> io::Result<GoodAnswers> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(GoodAnswers::new()),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge || NotRegularError::is(&error) => error.to_string(),
         Err(error) => return Err(error),
-        Ok(bytes) => match serde_json::from_slice::<AnswersFile>(&bytes) {
+        Ok(bytes) => match serde_json::from_slice::<KeptAnswersFile>(&bytes) {
             Ok(file) if file.version == VERSION => return Ok(answers(file)),
             Ok(file) => format!("it is of version {}, and this program writes {VERSION}", file.version),
             Err(error) => format!("it is damaged, line {}, column {}", error.line(), error.column()),
@@ -94,8 +94,8 @@ fn read(directory: &Directory) -> io::Result<GoodAnswers> {
     Ok(GoodAnswers::new())
 }
 
-fn answers(file: AnswersFile) -> GoodAnswers {
-    let one = |kept: SourceAnswers| {
+fn answers(file: KeptAnswersFile) -> GoodAnswers {
+    let one = |kept: KeptAnswer| {
         let id = SourceId { group: kept.group, name: kept.source };
         let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(kept.at)).unwrap_or(SystemTime::UNIX_EPOCH);
         (id, GoodAnswer { targets: kept.entries.into(), at })
@@ -109,13 +109,13 @@ pub(super) fn save(state: &StateDir, good: &GoodAnswers, wanted: &[SourceId]) ->
     let mut kept = read(&directory)?;
     kept.retain(|id, _| wanted.contains(id));
     kept.extend(good.iter().map(|(id, answer)| (id.clone(), answer.clone())));
-    let source = |(id, good): (SourceId, GoodAnswer)| SourceAnswers {
+    let source = |(id, good): (SourceId, GoodAnswer)| KeptAnswer {
         group: id.group,
         source: id.name,
         at: good.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
         entries: (*good.targets).clone(),
     };
-    let file = AnswersFile { version: VERSION, sources: kept.into_iter().map(source).collect() };
+    let file = KeptAnswersFile { version: VERSION, sources: kept.into_iter().map(source).collect() };
     let text = serde_json::to_vec(&file).map_err(io::Error::other)?;
     if text.len() > LARGEST {
         return Err(io::Error::other("the answers take more than 64MiB, and are not kept for the next start"));

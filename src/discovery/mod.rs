@@ -26,9 +26,9 @@ use std::{sync::Arc, thread};
 use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
-use self::follow::{SharedAnswers, Wanted, follow};
+use self::follow::{FollowedSources, SharedAnswers, follow};
 pub use self::{
-    answer::{Discovered, DiscoveredEntry, DiscoveredTargets, JudgedAnswer, RefusedTargets},
+    answer::{CheckedAnswer, Discovered, DiscoveredEntry, DiscoveredTargets, RefusedTargets},
     error::SourceError,
     follow::ask_all,
     kept::{GoodAnswer, GoodAnswers, read_kept},
@@ -40,7 +40,7 @@ use crate::{plan::Dns, state::StateDir, telemetry::SourceReports};
 pub struct Discovery {
     shared: Arc<SharedAnswers>,
     state: Option<StateDir>,
-    wanted: watch::Sender<Wanted>,
+    wanted: watch::Sender<FollowedSources>,
     answers: watch::Receiver<Discovered>,
     /// Ends the thread when it is dropped.
     thread: Option<oneshot::Sender<()>>,
@@ -58,7 +58,7 @@ impl Discovery {
     pub fn follow(&mut self, sources: &[TargetSource], dns: &Dns) {
         self.wanted.send_if_modified(|wanted| {
             let is_new = *wanted.sources != *sources || wanted.dns != *dns;
-            *wanted = Wanted { sources: sources.into(), dns: dns.clone() };
+            *wanted = FollowedSources { sources: sources.into(), dns: dns.clone() };
             is_new
         });
         if !sources.is_empty() && self.thread.is_none() {

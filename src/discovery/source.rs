@@ -42,7 +42,7 @@ pub struct TargetSource {
 impl TargetSource {
     /// Whether `hosts` has this host.
     pub fn allows(&self, host: &Host) -> bool {
-        // Whoever has a domain can give a name any first labels: of `192.0.2.*` only addresses are meant.
+        // The owner of a domain chooses the labels before it, so `192.0.2.*` matches addresses alone.
         let is_name = matches!(host, Host::Name(_));
         let host = host.to_string().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);

@@ -47,7 +47,7 @@ fn an_agent_exports_its_servers_failures_in_a_row_its_configuration_and_that_it_
          protocol = \"http/protobuf\"\n[metrics]\nexport_interval = \"200ms\"\n",
         receiver.url()
     ) + &target("good", server.address, "200ms", "190ms");
-    // Two targets on one server, whose name nobody knows, and one on a server that refuses connections: that one was reached.
+    // Two targets on one server, whose name has no answer, and one on a server that refuses connections: that one was reached.
     let (_closed, refused) = refusing();
     let down = "down.example.org:143";
     let both = format!("[dns]\nservers = [\"{silent}\"]\n")
@@ -101,7 +101,7 @@ fn failures_in_a_row_begin_anew_after_a_run_that_passed() {
     let config = otlp(&receiver.url(), "http/protobuf").replace("500ms", "100ms");
     let config = config + &target("mail", server.address, "1s", "900ms");
     let agent = runtime.block_on(async { start(&config) });
-    // The fourth run fails, and so do those after it, to which nobody listens.
+    // The fourth run fails, and so do those after it, whose connections are refused.
     for expected in [2.0, 0.0, 1.0] {
         receiver.wait(|inbox| {
             let failures = only(inbox, "imaptrace.probe.failures");

@@ -12,7 +12,7 @@ use std::{
 use imaptrace::{
     config::{self, Sources},
     discovery::{
-        Discovered, DiscoveredEntry, DiscoveredTargets, GoodAnswer, GoodAnswers, JudgedAnswer, SourceError, SourceId,
+        CheckedAnswer, Discovered, DiscoveredEntry, DiscoveredTargets, GoodAnswer, GoodAnswers, SourceError, SourceId,
         TargetSource, ask_all,
     },
     plan::Dns,
@@ -63,13 +63,13 @@ fn sources(text: &str) -> Vec<TargetSource> {
     config.unwrap_or_else(|problems| panic!("{problems}")).sources
 }
 
-async fn ask(text: &str, dns: &Dns) -> Result<JudgedAnswer, SourceError> {
+async fn ask(text: &str, dns: &Dns) -> Result<CheckedAnswer, SourceError> {
     let sources = sources(text);
     assert_eq!(sources.len(), 1);
     ask_all(&sources, dns).await.into_values().next().unwrap()
 }
 
-fn targets(answer: &JudgedAnswer) -> Vec<&str> {
+fn targets(answer: &CheckedAnswer) -> Vec<&str> {
     answer.targets.0.iter().flat_map(|entry| entry.targets.iter().map(String::as_str)).collect()
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imaptrace::telemetry::names::{self, MetricKind};
+use imaptrace::telemetry::names;
 use serde_json::Value;
+
+use crate::prometheus_names::prometheus_names;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -211,22 +213,7 @@ fn our_words(text: &str) -> BTreeSet<&str> {
 fn rules_and_dashboard_ask_for_series_and_labels_that_are_made() {
     let underscored = |name: &str| name.replace('.', "_");
     let mut known: BTreeSet<String> = names::ATTRIBUTES.iter().map(|name| underscored(name)).collect();
-    for metric in names::METRICS {
-        let unit = match metric.unit {
-            "s" => "_seconds",
-            "By" => "_bytes",
-            _ => "",
-        };
-        let name = underscored(metric.name) + unit;
-        match metric.kind {
-            MetricKind::Counter => known.extend([format!("{name}_total")]),
-            // A native one has the bare name.
-            MetricKind::Histogram => {
-                known.extend(["_bucket", "_count", "_sum", ""].map(|part| format!("{name}{part}")));
-            }
-            _ => known.extend([name]),
-        }
-    }
+    known.extend(names::METRICS.iter().flat_map(prometheus_names));
     let rules: String = RULES.iter().map(|file| read(&format!("deploy/prometheus/{file}.yml"))).collect();
     known.extend(rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ").map(ToOwned::to_owned)));
 

@@ -12,6 +12,8 @@ mod examples_docs;
 mod imports;
 mod intervals;
 mod names_docs;
+#[path = "../support/prometheus_names.rs"]
+mod prometheus_names;
 mod protocol_docs;
 mod record_docs;
 mod scenarios_docs;

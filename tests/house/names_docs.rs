@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use imaptrace::telemetry::names::{self, Metric, MetricKind};
+use imaptrace::telemetry::names;
 use imaptrace_record::ServerEventName;
+
+use crate::prometheus_names::prometheus_names;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -39,21 +41,6 @@ fn texts() -> Vec<(String, String)> {
     }
     assert!(texts.len() > 40, "{}", texts.len());
     texts
-}
-
-/// What Prometheus calls the series of a metric: of a histogram all three, and the name that they have in common.
-fn prometheus(metric: &Metric) -> Vec<String> {
-    let unit = match metric.unit {
-        "s" => "_seconds",
-        "By" => "_bytes",
-        _ => "",
-    };
-    let name = metric.name.replace('.', "_") + unit;
-    match metric.kind {
-        MetricKind::Counter => vec![format!("{name}_total")],
-        MetricKind::Histogram => ["", "_bucket", "_count", "_sum"].map(|part| format!("{name}{part}")).into(),
-        MetricKind::UpDownCounter | MetricKind::Gauge => vec![name],
-    }
 }
 
 /// Words of these characters that begin in one of these ways, each with whether a `*` comes behind it, or a regular
@@ -96,7 +83,7 @@ fn every_dotted_name_is_made() {
 #[test]
 fn every_name_of_prometheus_is_made() {
     let mut known: BTreeSet<String> = names::ATTRIBUTES.iter().map(|name| name.replace('.', "_")).collect();
-    known.extend(names::METRICS.iter().flat_map(prometheus));
+    known.extend(names::METRICS.iter().flat_map(prometheus_names));
     known.extend(SPAN_METRICS.map(ToOwned::to_owned));
     known.extend(OTHERS.map(ToOwned::to_owned));
     // Dovecot's, in the record.

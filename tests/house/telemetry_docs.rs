@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use imaptrace::telemetry::names::{self, Metric, MetricKind};
+use imaptrace::telemetry::names;
 use imaptrace_record::{Blame, ErrorType, SetupStep, TlsFault};
+
+use crate::prometheus_names::prometheus_names;
 
 /// The rows of the table in the section with this title, cell by cell, without its head.
 fn rows(title: &str) -> Vec<Vec<String>> {
@@ -62,23 +64,15 @@ fn every_metric_is_listed_with_its_kind_unit_and_prometheus_name() {
     let documented: BTreeSet<_> = rows("Metrics").iter().map(|row| row[..4].to_vec()).collect();
     let known = names::METRICS.iter().map(|metric| {
         let unit = if metric.unit.is_empty() { "none" } else { metric.unit };
-        let cells = [&format!("`{}`", metric.name), &format!("{:?}", metric.kind), unit, &prometheus(metric)];
+        let cells = [
+            &format!("`{}`", metric.name),
+            &format!("{:?}", metric.kind),
+            unit,
+            &format!("`{}`", prometheus_names(metric)[0]),
+        ];
         cells.map(ToOwned::to_owned).to_vec()
     });
     assert_eq!(documented, known.collect());
-}
-
-/// What the Collector's Prometheus exporters make of a name.
-fn prometheus(metric: &Metric) -> String {
-    let unit = match metric.unit {
-        "s" => "_seconds",
-        "By" => "_bytes",
-        "" => "",
-        unit if unit.starts_with('{') => "",
-        unit => panic!("no Prometheus suffix is known for the unit {unit:?} of {}", metric.name),
-    };
-    let total = if metric.kind == MetricKind::Counter { "_total" } else { "" };
-    format!("`{}{unit}{total}`", metric.name.replace('.', "_"))
 }
 
 #[test]

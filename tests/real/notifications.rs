@@ -195,7 +195,7 @@ async fn an_alert_goes_to_the_team_that_a_label_of_the_configuration_names() {
     let password = directory.path().join("password");
     std::fs::write(&password, "anything").unwrap();
     std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
-    // Held, so that nobody else gets them; nobody listens on them.
+    // Held, so that no other test gets them; nothing listens on them.
     let target = |name: &str, team: &str| {
         format!(
             "[[targets]]\nname = \"{name}\"\nurl = \"imap://127.0.0.1:{}\"\nsecurity = \"none\"\nuser = \"anybody\"\n\

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use imaptrace::telemetry::names::{self, Metric, MetricKind};
+use imaptrace::telemetry::names::{self, Metric};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use crate::support::{
     destinations::{self, redirected},
     dovecot::{Dovecot, Options, USER1},
     program::{Program, Running, wait_until},
+    prometheus_names::prometheus_names,
     prometheus3::{Jaeger, Prometheus3, Selector, shipped_rules},
 };
 
@@ -29,21 +30,6 @@ const OCCASIONAL: [Metric; 6] = [
     names::METRICS_OVERFLOW,
     names::DISCOVERY_FAILING,
 ];
-
-/// The names of a metric in Prometheus by docs/telemetry.md: of each of its series.
-fn series_of(metric: &Metric) -> Vec<String> {
-    let unit = match metric.unit {
-        "s" => "_seconds",
-        "By" => "_bytes",
-        _ => "",
-    };
-    let name = metric.name.replace('.', "_") + unit;
-    match metric.kind {
-        MetricKind::Counter => vec![name + "_total"],
-        MetricKind::Histogram => ["_bucket", "_count", "_sum"].map(|part| format!("{name}{part}")).to_vec(),
-        MetricKind::UpDownCounter | MetricKind::Gauge => vec![name],
-    }
-}
 
 /// An agent that probes this server every second, with this for `[otlp]`.
 fn agent(otlp: &str, server: &Dovecot, directory: &Path) -> Running {
@@ -128,8 +114,8 @@ fn what_rules_read(prometheus: &Prometheus3) {
     assert_eq!((named("recording"), named("alerting")), shipped_rules());
     assert!(rules.len() > 20, "{rules:?}");
 
-    let occasional: BTreeSet<String> = OCCASIONAL.iter().flat_map(series_of).collect();
-    let made: BTreeSet<String> = names::METRICS.iter().flat_map(series_of).collect();
+    let occasional: BTreeSet<String> = OCCASIONAL.iter().flat_map(prometheus_names).collect();
+    let made: BTreeSet<String> = names::METRICS.iter().flat_map(prometheus_names).collect();
     let mut seen = BTreeSet::new();
     for rule in &rules {
         for Selector { metric, text } in prometheus.selectors(rule["query"].as_str().unwrap()) {

@@ -103,7 +103,7 @@ impl Alertmanager {
     }
 }
 
-/// A page of metrics in place of the Collector's: what was set last, for whoever asks.
+/// A page of metrics in place of the Collector's: what was set last.
 pub struct Exposition {
     pub port: u16,
     page: Arc<Mutex<String>>,

@@ -16,6 +16,7 @@ pub mod parts;
 pub mod post;
 pub mod program;
 pub mod prometheus3;
+pub mod prometheus_names;
 pub mod proxy;
 pub mod quick;
 pub mod run;

@@ -86,7 +86,7 @@ fn read_hosts(field: &Field<'_>) -> Vec<Glob> {
         if text.contains(['/', ':', ' ']) && text.parse::<std::net::Ipv6Addr>().is_err() {
             word.error("it is more than a host", "write a host without scheme and port, such as \"*.example.org\"");
         } else if is_every_host(text) {
-            word.warn("it is every host: whoever answers chooses who gets the passwords", HELP);
+            word.warn("it matches every host: the source alone decides which hosts get the passwords", HELP);
         } else if last_label(text.trim_end_matches('.')).contains('*')
             && text.bytes().any(|byte| byte.is_ascii_alphabetic())
         {
@@ -175,7 +175,7 @@ fn read_url(field: &Field<'_>) -> Option<(String, String)> {
         Err(error) => return refuse(&format!("cannot be used: {error}"), "write https://HOST[:PORT]/PATH"),
     };
     if scheme == "http" && !proxy::is_loopback(&host) {
-        let what = "is not https://: whoever is on the way could choose who gets the passwords";
+        let what = "is not https://: an attacker on the network path could decide which hosts get the passwords";
         return refuse(what, "write https://; http:// is for this host alone, such as http://127.0.0.1:9000/targets");
     }
     let path = path.split('?').next().unwrap_or_default();

@@ -132,8 +132,8 @@ impl Metrics {
         self.record_as(&run.target, run, None);
     }
 
-    /// Records a finished run under another name than the target's: its group's, when series are for groups. `state`: what the
-    /// agent knows of the account; none outside of an agent.
+    /// Records a finished run under another name than the target's: its group's, when series are for groups. `state`: the
+    /// interval and the recent failures of the account; none outside of an agent.
     pub fn record_as(&self, name: &str, run: &Run, state: Option<ProbeState>) {
         if let Some(lag) = run.start_lag_s {
             self.0.own.start_lag(lag);

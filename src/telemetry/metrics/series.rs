@@ -102,7 +102,7 @@ const STANDARD_COMMANDS: [CommandName; 6] = [
     CommandName::Fetch,
 ];
 
-/// What an agent knows of the account of a run.
+/// The interval of an account, and its recent failures.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbeState {
     /// From the planned start of a run to that of the next.
